@@ -1,0 +1,158 @@
+"""Every diagnostic: a stable code, where, what was expected, what was found, what to try.
+
+A diagnostic prints in the manner of rustc:
+
+    error[B0203]: `hiden` is not a size
+      --> my-bert.yaml:2:23
+       |
+     2 | sizes: {layers: 2, hiden: 64}
+       |                    ^^^^^
+       = help: did you mean `hidden`?
+
+`CODES` is the one table of codes: each fixes its exit code and the longer text of `bertc explain CODE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+CHECK_SAID_NO, USAGE, BAD_INPUT, UNSUPPORTED, BUILDER_FAILED, OUR_BUG = 1, 2, 3, 4, 5, 70
+"""Exit codes of the command line; 0 is success."""
+
+
+@dataclass(frozen=True)
+class Code:
+    name: str
+    exit_code: int
+    title: str
+    explanation: str
+
+
+CODES = {
+    code.name: code
+    for code in (
+        Code("B0001", USAGE, "unknown name on the command line", "A verb, flag, pass, target, spec or code was misspelt. `bertc --help` and `bertc VERB --help` list what there is."),
+        Code("B0002", BAD_INPUT, "file not found", "The file or directory does not exist or cannot be read. Relative paths in a spec start at the spec's own folder, others at the working directory."),
+        Code("B0003", USAGE, "output exists", "Nothing is overwritten unless `--force` says so."),
+        Code("B0101", BAD_INPUT, "syntax", "The text is not in the notation; docs/architecture.md shows it in use, bertc/notation.lark is the grammar."),
+        Code("B0102", BAD_INPUT, "nested too deep", "No real network nests brackets or blocks this deep; the limit keeps hostile files from exhausting the stack."),
+        Code("B0103", BAD_INPUT, "unknown name", "A bare name is a value, a size of the spec, or a block argument; a called name is an op, a block, or a slot that the spec binds."),
+        Code("B0104", BAD_INPUT, "defined twice", "Each name in a file or body means one thing."),
+        Code("B0105", BAD_INPUT, "wrong arguments", "The call does not fit the signature of the op or block."),
+        Code("B0106", BAD_INPUT, "type mismatch", "The types of the operands do not fit the op's signature."),
+        Code("B0107", BAD_INPUT, "blocks call each other in a circle", "A block is inlined where it is called, so it cannot contain itself."),
+        Code("B0108", BAD_INPUT, "graph is not well formed", "Values are defined once, before use, and never in a circle."),
+        Code("B0201", BAD_INPUT, "not YAML, JSON or text", "The file is not well formed, so nothing in it could be read. The caret stands where reading stopped, or at the quote or bracket that is never closed."),
+        Code("B0202", BAD_INPUT, "file beyond bounds", "No real spec is this large or nested this deep (bertc/tree.py has the bounds); they keep hostile files from exhausting memory and time."),
+        Code("B0203", BAD_INPUT, "unknown key", "Every key of a spec has a meaning; docs/spec.md lists them all. An unknown one is an error, since a misspelt key would otherwise be a silent default."),
+        Code("B0204", BAD_INPUT, "key given twice", "In a mapping each key stands once; which of two values is meant cannot be known."),
+        Code("B0205", BAD_INPUT, "unused part of YAML", "A spec is plain data: no anchors, aliases, tags, further documents, or keys in brackets. Repeat a value, or put what is shared in a `base`."),
+        Code("B0206", BAD_INPUT, "wrong value", "The value is of another kind than the key expects, out of its range, or not one of its names. Values are YAML 1.2's: `1e-12` is a number, `yes` and `on` are texts."),
+        Code("B0207", BAD_INPUT, "missing key", "A spec without a `base` gives every size that has no default, `norm_eps` and `activation`: none of them can be guessed."),
+        Code("B0208", BAD_INPUT, "values do not fit each other", "Heads divide the hidden size, sequences fit the positions, ranges rise, and labels are as many as the classifier has results."),
+        Code("B0209", BAD_INPUT, "base of a base", "A spec rests on one base at most, so that two files say all about a network."),
+        Code("B0210", BAD_INPUT, "not a spec", "A spec is a shipped name, a .yaml file, or a Hugging Face folder with its config.json."),
+        Code("B0211", UNSUPPORTED, "model not supported", "The folder's config.json describes a network that bertc cannot build exactly, so it builds none."),
+        Code("B0212", USAGE, "wrong value on the command line", "Flags that stand for a field of the spec are checked as the field is; docs/spec.md lists what each may be."),
+        Code("B0301", BAD_INPUT, "rule cannot be used", "A rule must bind every name its right side uses on its left side, and return the same number of values on both."),
+        Code("B0302", CHECK_SAID_NO, "check failed", "A rule or pass changed what the network computes, or broke one of the nine derived checks."),
+        Code("B0401", BAD_INPUT, "checkpoint is damaged", "The file is of a known format and breaks its rules: cut short, overlapping, or with sizes that do not add up. Nothing of it is used."),
+        Code("B0402", BAD_INPUT, "checkpoint format not recognised", "The format is recognised by the first bytes of the file, never by its name."),
+        Code("B0403", UNSUPPORTED, "element type not read", "The format allows this type of element, but no network here has weights of it."),
+        Code("B0404", BAD_INPUT, "shard outside its folder", "An index comes with the checkpoint and may be anyone's text, so it can name only files that lie beside it."),
+        Code("B0405", BAD_INPUT, "two tensors for one parameter", "Both names mean the same parameter, and which of the two the network was trained with cannot be known."),
+        Code("B0406", UNSUPPORTED, "decoder is not tied", "The masked-LM head multiplies by the word embeddings. A checkpoint with another matrix for its decoder would give other answers."),
+        Code("B0407", BAD_INPUT, "checkpoint changed while in use", "Values are read when they are needed; a file that is replaced in between would mix two checkpoints."),
+        Code("B0408", BAD_INPUT, "parameters are missing", "Every parameter of the network needs a tensor. Weights are made up only when `--random-weights` asks for it."),
+        Code("B0409", BAD_INPUT, "unexpected tensors", "A tensor that the network does not use, such as a further layer, means that the network is another one than the checkpoint's. Only heads and the pooler may be left out."),
+        Code("B0410", BAD_INPUT, "tensors do not fit", "A tensor has another shape than the sizes of the spec give, or is not of a floating-point type."),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text and the name it is reported under."""
+
+    name: str
+    text: str
+
+    def line(self, number: int) -> str:
+        lines = self.text.splitlines()
+        return lines[number - 1] if 0 < number <= len(lines) else ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of one line of a source; line and column count from 1."""
+
+    source: Source
+    line: int
+    column: int
+    length: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.source.name}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    code: str
+    message: str
+    span: Span | None = None
+    help: str | None = None
+
+    def __str__(self) -> str:
+        lines = [f"error[{self.code}]: {self.message}"]
+        margin = " "
+        if self.span is not None:
+            margin = " " * len(str(self.span.line))
+            shown, column, length = _window(self.span)
+            lines += [
+                f"{margin}--> {self.span}",
+                f"{margin} |",
+                f"{self.span.line} | {shown}",
+                f"{margin} | {' ' * (column - 1)}{'^' * length}",
+            ]
+        if self.help is not None:
+            lines.append(f"{margin} = help: {self.help}")
+        return "\n".join(lines)
+
+
+class BertcError(Exception):
+    """One or more diagnostics; what every bertc function raises for bad input."""
+
+    def __init__(self, *diagnostics: Diagnostic) -> None:
+        assert diagnostics, "an error says something"
+        super().__init__("\n\n".join(map(str, diagnostics)))
+        self.diagnostics = diagnostics
+
+    @property
+    def exit_code(self) -> int:
+        return CODES[self.diagnostics[0].code].exit_code
+
+
+def error(code: str, message: str, span: Span | None = None, help: str | None = None) -> BertcError:
+    """`raise error("B0103", ...)`: a BertcError of one diagnostic."""
+    return BertcError(Diagnostic(code, message, span, help))
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """A help line for a misspelt `name`: the nearest candidate, else all of them."""
+    known = sorted(candidates)
+    if near := get_close_matches(name, known, n=1):
+        return f"did you mean `{near[0]}`?"
+    if not known:
+        return "none is defined here"
+    return "there are: " + ", ".join(f"`{candidate}`" for candidate in known)
+
+
+def _window(span: Span, width: int = 110) -> tuple[str, int, int]:
+    """The part of the line that is worth printing, with the caret's column and length in it."""
+    text = span.source.line(span.line).replace("\t", " ")
+    start = max(0, span.column - 1 - width // 2) if len(text) > width else 0
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[start : start + width])
+    column = span.column - start
+    return shown, column, max(1, min(span.length, len(shown) - column + 1))

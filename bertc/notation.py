@@ -1,0 +1,508 @@
+"""The notation: text to tree and back.
+
+    block norm(x: [*, n], layer):
+        return layer_norm(x, layer.weight[n], layer.bias[n], eps=norm_eps)
+
+    rule fuse_bias_gelu(x: [*, n], bias: weight[n]):
+        gelu(x + bias)
+    =>
+        bias_gelu(x, bias)
+
+    graph(x: f16[batch, seq, 64], bias: weight[64]):
+        y = bias_gelu(x, bias)
+        return y
+
+`parse` reads a file, `to_text` writes a tree; `parse(to_text(tree)) == tree` for every tree that `parse` gives. Places
+(`span`) do not take part in equality. The grammar is notation.lark; infix `+ - * /` are calls of `add`, `subtract`,
+`multiply` and `divide`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache, singledispatch
+from importlib.resources import files
+from typing import Any
+
+from lark import Lark, Token, UnexpectedInput, v_args
+from lark.exceptions import UnexpectedToken, VisitError
+from lark.indenter import DedentError, Indenter
+from lark.visitors import Transformer_NonRecursive
+
+from bertc.errors import BertcError, Source, Span, error
+
+MAXIMUM_BYTES = 1 << 20
+MAXIMUM_DEPTH = 64
+"""Bounds of a file: far above any network, far below what exhausts memory or the stack."""
+
+INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
+
+
+def _place() -> Any:
+    return field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Number:
+    value: int | float
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class Name:
+    """A value, size, block argument or element type; with dots, a value of a printed graph."""
+
+    path: str
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class Star:
+    """`*` in a type: any leading sizes, the same in the whole signature."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A trained parameter where it is used: its path, element type and shape."""
+
+    path: str
+    element: str | None
+    dims: tuple[Expression, ...]
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class Call:
+    name: str
+    arguments: tuple[Expression, ...]
+    keywords: tuple[tuple[str, Expression], ...] = ()
+    span: Span | None = _place()
+    depth: int = field(default=0, compare=False, repr=False)
+    """Operators chained below this one, which bounds the recursion of whoever walks the tree."""
+
+
+@dataclass(frozen=True)
+class List:
+    items: tuple[Expression, ...]
+    span: Span | None = _place()
+
+
+Expression = Number | Name | Weight | Call | List
+TypeDim = Expression | Star
+
+
+@dataclass(frozen=True)
+class TypeTree:
+    """`kind` is `value`, `weight` (known at build time), `number`, or `broadcast` (broadcasts to the shape)."""
+
+    kind: str
+    element: str | None
+    dims: tuple[TypeDim, ...] | None
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    type: TypeTree | None
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class Assign:
+    targets: tuple[str, ...]
+    value: Expression
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class Returned:
+    value: Expression
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Return:
+    items: tuple[Returned, ...]
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class Body:
+    """Assignments, then what is returned."""
+
+    assigns: tuple[Assign, ...]
+    returns: Return
+
+
+@dataclass(frozen=True)
+class Block:
+    name: str
+    parameters: tuple[Parameter, ...]
+    body: Body
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class RuleTree:
+    name: str
+    parameters: tuple[Parameter, ...]
+    left: Body
+    right: Body
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class GraphTree:
+    parameters: tuple[Parameter, ...]
+    body: Body
+    span: Span | None = _place()
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A golden test: what a graph was, and what a pass made of it."""
+
+    before: GraphTree
+    after: GraphTree
+
+
+Item = Block | RuleTree | GraphTree | Rewrite
+
+
+def parse(text: str, name: str = "<text>") -> tuple[Item, ...]:
+    """Read a file of the notation.
+
+    Raises BertcError: B0101 for what the grammar does not allow, B0102 past the bounds, B0104 for a name defined twice.
+    """
+    source = Source(name, text)
+    if len(text) > MAXIMUM_BYTES:
+        raise error("B0102", f"{name} has {len(text)} characters, but a file may have at most {MAXIMUM_BYTES}")
+    _refuse_depth(source)
+    try:
+        tree = _parser().parse(text + "\n")
+    except UnexpectedInput as problem:
+        raise _syntax_error(source, problem) from None
+    except DedentError:
+        raise error("B0101", f"{name}: a line is indented less than its body, but matches no line above it") from None
+    try:
+        items: tuple[Item, ...] = _Build(source).transform(tree)
+    except VisitError as wrapped:
+        raise wrapped.orig_exc from None
+    _refuse_twice(((item.name, item.span) for item in items if isinstance(item, Block | RuleTree)), "defined")
+    return items
+
+
+def parse_graph(text: str, name: str = "<text>") -> GraphTree:
+    """Read a file that holds one graph."""
+    items = parse(text, name)
+    if len(items) != 1 or not isinstance(items[0], GraphTree):
+        raise error("B0101", f"{name}: one `graph(...)` was expected, but {len(items)} items stand here")
+    return items[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+class _Indentation(Indenter):
+    NL_type = "_NEWLINE"
+    OPEN_PAREN_types = ["LPAR", "LSQB"]  # noqa: RUF012  lark declares these as instance attributes
+    CLOSE_PAREN_types = ["RPAR", "RSQB"]  # noqa: RUF012
+    INDENT_type = "_INDENT"
+    DEDENT_type = "_DEDENT"
+    tab_len = 8
+
+
+@cache
+def _parser() -> Lark:
+    grammar = files("bertc").joinpath("notation.lark").read_text("utf-8")
+    return Lark(grammar, start="file", parser="lalr", postlex=_Indentation(), propagate_positions=True)
+
+
+def _refuse_depth(source: Source) -> None:
+    """Brackets nested past the bound are refused before the parser sees them."""
+    depth = 0
+    for number, line in enumerate(source.text.split("\n"), 1):
+        for match in re.finditer(r"[(\[]|[)\]]|#.*", line):
+            depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(match[0], 0)
+            if depth > MAXIMUM_DEPTH:
+                span = Span(source, number, match.start() + 1)
+                raise error("B0102", f"brackets are nested more than {MAXIMUM_DEPTH} deep", span, "name inner values")
+
+
+def _refuse_twice(names: Iterable[tuple[str, Span | None]], verb: str) -> None:
+    seen: set[str] = set()
+    for name, span in names:
+        if name in seen:
+            raise error("B0104", f"`{name}` is {verb} twice", span, "rename one of them")
+        seen.add(name)
+
+
+_TERMINALS = {
+    "PATH": "a name",
+    "NUMBER": "a number",
+    "_NEWLINE": "the end of the line",
+    "_INDENT": "an indented line",
+    "_DEDENT": "the end of the body",
+    "$END": "the end of the file",
+    "ELEMENT": "an element type",
+    "KIND": "`weight`, `number` or `broadcast`",
+    "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "COMMA": "`,`", "COLON": "`:`", "EQUAL": "`=`",
+    "PLUS": "`+`", "MINUS": "`-`", "STAR": "`*`", "SLASH": "`/`", "__ANON_0": "`=>`",
+    "BLOCK": "`block`", "RULE": "`rule`", "GRAPH": "`graph`", "RETURN": "`return`",
+}  # fmt: skip
+
+
+def _syntax_error(source: Source, problem: UnexpectedInput) -> BertcError:
+    if not isinstance(problem, UnexpectedToken):
+        span = Span(source, problem.line, problem.column)
+        if source.line(problem.line).lstrip(" ").startswith("\t"):
+            return error("B0101", "lines are indented with spaces, but a tab stands here", span, "use four spaces")
+        return error("B0101", f"{source.line(problem.line)[problem.column - 1]!r} is not part of the notation", span)
+    token: Token = problem.token
+    expected = sorted(_TERMINALS[name] for name in problem.accepts or problem.expected)
+    shown = _TERMINALS[token.type] if token.type.startswith(("_", "$")) and token.type != "__ANON_0" else f"`{token}`"
+    last = source.text.rstrip()
+    if token.type == "$END" or (token.type in ("_NEWLINE", "_DEDENT") and (token.end_pos or 0) >= len(last)):
+        shown = "the end of the file"
+    line, column = (token.line or 0), (token.column or 0)
+    if token.type == "$END" or line < 1:
+        line, column = last.count("\n") + 1, len(last) - last.rfind("\n")
+    span = Span(source, line, column, len(token) if shown.startswith("`") else 1)
+    return error("B0101", f"expected {_or(expected)}, but found {shown}", span)
+
+
+def _or(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
+
+
+@v_args(meta=True)
+class _Build(Transformer_NonRecursive[Token, Any]):
+    """Lark's tree to ours; one method for each rule of the grammar."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+
+    def _span(self, meta: Any) -> Span:
+        width = meta.end_column - meta.column if meta.end_line == meta.line else 1
+        return Span(self.source, meta.line, meta.column, max(1, width))
+
+    def file(self, _: Any, items: list[Item]) -> tuple[Item, ...]:
+        return tuple(item for item in items if not isinstance(item, Token))
+
+    def block(self, meta: Any, parts: list[Any]) -> Block:
+        return Block(str(parts[0]), parts[1], parts[2], self._span(meta))
+
+    def rule(self, meta: Any, parts: list[Any]) -> RuleTree:
+        return RuleTree(str(parts[0]), parts[1], parts[2], parts[3], self._span(meta))
+
+    def graph(self, meta: Any, parts: list[Any]) -> GraphTree:
+        return GraphTree(parts[0], parts[1], self._span(meta))
+
+    def rewrite(self, _: Any, parts: list[Any]) -> Rewrite:
+        before, after = (part for part in parts if isinstance(part, GraphTree))
+        return Rewrite(before, after)
+
+    def parameters(self, _: Any, parts: list[Parameter | None]) -> tuple[Parameter, ...]:
+        parameters = tuple(part for part in parts if part is not None)
+        _refuse_twice(((parameter.name, parameter.span) for parameter in parameters), "a parameter")
+        return parameters
+
+    def parameter(self, meta: Any, parts: list[Any]) -> Parameter:
+        return Parameter(str(parts[0]), parts[1], self._span(meta))
+
+    def kind_type(self, meta: Any, parts: list[Any]) -> TypeTree:
+        return TypeTree(str(parts[0]), _text(parts[1]), parts[2], self._span(meta))
+
+    def value_type(self, meta: Any, parts: list[Any]) -> TypeTree:
+        return TypeTree("value", str(parts[0]), parts[1], self._span(meta))
+
+    def any_type(self, meta: Any, parts: list[Any]) -> TypeTree:
+        return TypeTree("value", None, parts[0], self._span(meta))
+
+    def dims(self, _: Any, parts: list[Any]) -> tuple[TypeDim, ...]:
+        return tuple(part for part in parts if part is not None)
+
+    def star(self, _: Any, __: list[Any]) -> Star:
+        return Star()
+
+    def body(self, _: Any, statements: list[Assign | Return]) -> Body:
+        *assigns, last = statements
+        for statement in assigns:
+            if not isinstance(statement, Assign):
+                raise error("B0101", "only the last line of a body returns", statement.span, "remove what follows it")
+        if not isinstance(last, Return):
+            raise error("B0101", "a body ends with what it returns", last.span, "add a `return` line")
+        return Body(tuple(assigns), last)  # pyright: ignore[reportArgumentType]  narrowed above
+
+    def assign(self, meta: Any, parts: list[Any]) -> Assign:
+        targets = tuple(map(str, parts[:-1]))
+        _refuse_twice(((target, self._span(meta)) for target in targets if target != "_"), "assigned")
+        return Assign(targets, parts[-1], self._span(meta))
+
+    def result(self, meta: Any, parts: list[Expression]) -> Return:
+        return Return((Returned(parts[0]),), self._span(meta))
+
+    def returned_statement(self, meta: Any, parts: list[Returned]) -> Return:
+        return Return(tuple(parts), self._span(meta))
+
+    def unnamed(self, _: Any, parts: list[Expression]) -> Returned:
+        return Returned(parts[0])
+
+    def named(self, _: Any, parts: list[Any]) -> Returned:
+        return Returned(parts[1], str(parts[0]))
+
+    def _infix(self, name: str, meta: Any, parts: list[Expression]) -> Call:
+        depth = 1 + max(part.depth if isinstance(part, Call) else 0 for part in parts)
+        if depth > MAXIMUM_DEPTH:
+            raise error("B0102", f"more than {MAXIMUM_DEPTH} operators are chained", parts[1].span, "name a part of it")
+        return Call(name, tuple(parts), (), self._span(meta), depth)
+
+    def add(self, meta: Any, parts: list[Expression]) -> Call:
+        return self._infix("add", meta, parts)
+
+    def subtract(self, meta: Any, parts: list[Expression]) -> Call:
+        return self._infix("subtract", meta, parts)
+
+    def multiply(self, meta: Any, parts: list[Expression]) -> Call:
+        return self._infix("multiply", meta, parts)
+
+    def divide(self, meta: Any, parts: list[Expression]) -> Call:
+        return self._infix("divide", meta, parts)
+
+    def number(self, meta: Any, parts: list[Token]) -> Number:
+        text = str(parts[0])
+        value = int(text) if text.isdigit() else float(text)
+        if abs(value) > 1e308:
+            raise error("B0101", "this number does not fit a float64", self._span(meta))
+        return Number(value, self._span(meta))
+
+    def negative(self, meta: Any, parts: list[Expression]) -> Expression:
+        if isinstance(parts[0], Number):
+            return Number(-parts[0].value, self._span(meta))
+        return self._infix("subtract", meta, [Number(0), parts[0]])
+
+    def name(self, meta: Any, parts: list[Token]) -> Name:
+        return Name(str(parts[0]), self._span(meta))
+
+    def weight(self, meta: Any, parts: list[Any]) -> Weight:
+        return Weight(str(parts[0]), _text(parts[1]), parts[2], self._span(meta))
+
+    def call(self, meta: Any, parts: list[Any]) -> Call:
+        name, *arguments = (part for part in parts if part is not None)
+        keywords = tuple(argument for argument in arguments if isinstance(argument, tuple))
+        positional = tuple(argument for argument in arguments if not isinstance(argument, tuple))
+        _refuse_twice(((keyword, self._span(meta)) for keyword, _ in keywords), "given")
+        return Call(str(name), positional, tuple(sorted(keywords, key=lambda item: item[0])), self._span(meta))
+
+    def keyword(self, _: Any, parts: list[Any]) -> tuple[str, Expression]:
+        return str(parts[0]), parts[1]
+
+    def list(self, meta: Any, parts: list[Expression | None]) -> List:
+        return List(tuple(part for part in parts if part is not None), self._span(meta))
+
+
+def _text(token: Token | None) -> str | None:
+    return None if token is None else str(token)
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def to_text(tree: Item | Expression | TypeTree | TypeDim) -> str:
+    """Write a tree in the notation; items end with a line break."""
+    return _write(tree)
+
+
+@singledispatch
+def _write(tree: Any) -> str:
+    raise AssertionError(f"no text for {tree!r}")
+
+
+@_write.register
+def _(tree: Number) -> str:
+    return repr(tree.value)
+
+
+@_write.register
+def _(tree: Name) -> str:
+    return tree.path
+
+
+@_write.register
+def _(tree: Star) -> str:
+    return "*"
+
+
+@_write.register
+def _(tree: Weight) -> str:
+    element = f" {tree.element}" if tree.element else ""
+    return f"{tree.path}{element}[{_join(tree.dims)}]"
+
+
+@_write.register
+def _(tree: List) -> str:
+    return f"[{_join(tree.items)}]"
+
+
+@_write.register
+def _(tree: Call) -> str:
+    if tree.name in INFIX and len(tree.arguments) == 2 and not tree.keywords:
+        left, right = tree.arguments
+        return f"{_operand(left, tree.name, right=False)} {INFIX[tree.name]} {_operand(right, tree.name, right=True)}"
+    keywords = [f"{name}={_write(value)}" for name, value in tree.keywords]
+    return f"{tree.name}({', '.join([*map(_write, tree.arguments), *keywords])})"
+
+
+def _operand(tree: Expression, inside: str, *, right: bool) -> str:
+    """An operand of an infix op, in brackets where the grammar would group it otherwise."""
+    strength = {"add": 1, "subtract": 1, "multiply": 2, "divide": 2}
+    if not isinstance(tree, Call) or tree.name not in strength or tree.keywords or len(tree.arguments) != 2:
+        return _write(tree)
+    weaker = strength[tree.name] < strength[inside] or (right and strength[tree.name] == strength[inside])
+    return f"({_write(tree)})" if weaker else _write(tree)
+
+
+@_write.register
+def _(tree: TypeTree) -> str:
+    kind = "" if tree.kind == "value" else tree.kind
+    element = tree.element or ""
+    dims = "" if tree.dims is None else f"[{_join(tree.dims)}]"
+    return f"{kind} {element}".strip() + dims
+
+
+@_write.register
+def _(tree: Block) -> str:
+    return f"block {tree.name}({_parameters(tree.parameters)}):\n{_body(tree.body)}"
+
+
+@_write.register
+def _(tree: RuleTree) -> str:
+    return f"rule {tree.name}({_parameters(tree.parameters)}):\n{_body(tree.left)}=>\n{_body(tree.right)}"
+
+
+@_write.register
+def _(tree: GraphTree) -> str:
+    return f"graph({_parameters(tree.parameters)}):\n{_body(tree.body)}"
+
+
+@_write.register
+def _(tree: Rewrite) -> str:
+    return f"{_write(tree.before)}=>\n{_write(tree.after)}"
+
+
+def _parameters(parameters: tuple[Parameter, ...]) -> str:
+    return ", ".join(p.name if p.type is None else f"{p.name}: {_write(p.type)}" for p in parameters)
+
+
+def _body(body: Body) -> str:
+    lines = [f"    {', '.join(assign.targets)} = {_write(assign.value)}" for assign in body.assigns]
+    items = [f"{item.name}={_write(item.value)}" if item.name else _write(item.value) for item in body.returns.items]
+    return "\n".join([*lines, f"    return {', '.join(items)}", ""])
+
+
+def _join(trees: Iterable[Any]) -> str:
+    return ", ".join(map(_write, trees))

@@ -1,0 +1,25 @@
+"""The bias of a product and its activation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bertc.ops import Array, op
+
+
+@op("[*, n], [n] -> [*, n]")
+def bias_gelu(x: Array, bias: Array) -> Array:
+    """y = z · ½ erfc(-z / √2) with z = x + bias: the error-function form."""
+    z = x + bias
+    tail = np.frompyfunc(lambda value: math.erfc(-value / math.sqrt(2.0)), 1, 1)
+    return (z * (0.5 * tail(z).astype(z.dtype))).astype(z.dtype)
+
+
+@op("[*, n], [n] -> [*, n]")
+def bias_gelu_tanh(x: Array, bias: Array) -> Array:
+    """y = z / (1 + exp(-2 √(2/π) (z + 0.044715 z³))) with z = x + bias: the tanh form."""
+    z = x + bias
+    inner = 2.0 * math.sqrt(2.0 / math.pi) * (z + 0.044715 * z * z * z)
+    return z / (1.0 + np.exp(-np.clip(inner, -700.0, None)))

@@ -1,0 +1,31 @@
+"""Three look-ups, their sum, and its norm."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bertc.ops import Array, op
+
+
+@op("[vocab, n], [positions, n], [types, n], i32[batch, seq], i32[batch, seq], [n], [n] -> [batch, seq, n], [batch, seq, n]")
+def embed_norm(
+    word: Array,
+    position: Array,
+    type: Array,
+    input_ids: Array,
+    token_type_ids: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    eps: float,
+    offset: int,
+) -> tuple[Array, Array]:
+    """sum[b, s] = word[input_ids[b, s]] + position[offset + s] + type[token_type_ids[b, s]]; norm = layer_norm(sum).
+
+    Two results, the norm and the sum, which a pre-norm network carries on as its residual.
+    """
+    positions = offset + np.arange(input_ids.shape[1])
+    total = word[input_ids] + position[positions][None] + type[token_type_ids]
+    mean = np.mean(total, axis=-1, keepdims=True)
+    variance = np.mean((total - mean) ** 2, axis=-1, keepdims=True)
+    return (total - mean) / np.sqrt(variance + eps) * scale + bias, total

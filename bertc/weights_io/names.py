@@ -1,0 +1,107 @@
+"""Names of parameters: from what a family's checkpoints call them to the canonical ones, by a table per family.
+
+The tables are families/*.toml; bert.toml says how one is written.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from bertc.errors import error
+from bertc.weights_io.folding import NUMBER, listing
+from bertc.weights_io.tensor import Tensor, quoted
+
+_CHOICES = re.compile(r"\{(\w+(?:,\w+)+)\}")
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """`canonical` maps bare checkpoint names to canonical ones, `checkpoint` the other way; {N} is a layer."""
+
+    prefixes: tuple[str, ...]
+    ignored: frozenset[str]
+    canonical: Mapping[str, str]
+    checkpoint: Mapping[str, str]
+
+    def bare(self, name: str) -> str:
+        """`name` without the prefix it may have."""
+        return next((name.removeprefix(prefix) for prefix in self.prefixes if name.startswith(prefix)), name)
+
+    def canonical_name(self, name: str) -> str | None:
+        return _translated(self.bare(name), self.canonical)
+
+    def checkpoint_name(self, canonical: str) -> str | None:
+        """What a checkpoint of this family calls a parameter: the first of the names in the table, without prefix."""
+        return _translated(canonical, self.checkpoint)
+
+
+@cache
+def name_table(family: str) -> NameTable:
+    """The table of families/FAMILY.toml."""
+    content = tomllib.loads(files("bertc.weights_io").joinpath("families", f"{family}.toml").read_text("utf-8"))
+    return parse_table(content)
+
+
+def parse_table(content: Mapping[str, Any]) -> NameTable:
+    """A table from its TOML content, every {a,b} written out."""
+    pairs = [pair for left, right in content["names"].items() for pair in _written_out(left, right)]
+    canonical = dict(pairs)
+    assert len(canonical) == len(pairs), "a checkpoint name stands in the table once"
+    ignored = frozenset(name for pattern in content["ignored"] for name, _ in _written_out(pattern, ""))
+    first_names = {right: left for left, right in reversed(pairs)}
+    return NameTable(tuple(content["prefixes"]), ignored, canonical, first_names)
+
+
+def canonical_names(tensors: Mapping[str, Tensor], family: str = "bert") -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a checkpoint by canonical name, and the names that the family's table does not have.
+
+    Raises B0405 when two tensors have the same canonical name.
+    """
+    table = name_table(family)
+    found: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    twice: list[str] = []
+    for name, tensor in tensors.items():
+        canonical = table.canonical_name(name)
+        if table.bare(name) in table.ignored:
+            continue
+        if canonical is None:
+            unknown.append(name)
+        elif canonical in found:
+            twice.append(f"{quoted(canonical)}: {quoted(found[canonical].name)} and {quoted(name)}")
+        else:
+            found[canonical] = tensor
+    if twice:
+        message = f"the checkpoint has two tensors for each of these {len(twice)} parameters:{listing(twice)}"
+        raise error("B0405", message, help="keep one of each two")
+    return found, unknown
+
+
+def _translated(name: str, table: Mapping[str, str]) -> str | None:
+    """What `table` has for a name, as it is or with any one number in it read as {N}."""
+    if name in table:
+        return table[name]
+    for number in NUMBER.finditer(name):
+        template = name[: number.start()] + "{N}" + name[number.end() :]
+        if template in table:
+            return table[template].replace("{N}", number[0])
+    return None
+
+
+def _written_out(left: str, right: str) -> Iterator[tuple[str, str]]:
+    """`a.{x,y}`, `b.{z,w}` -> (`a.x`, `b.z`), (`a.y`, `b.w`). A right side without choices serves all of them."""
+    choices = _CHOICES.search(left)
+    if choices is None:
+        yield left, right
+        return
+    counterpart = _CHOICES.search(right)
+    lefts = choices[1].split(",")
+    rights = counterpart[1].split(",") if counterpart else [""] * len(lefts)
+    for one, other in zip(lefts, rights, strict=True):
+        yield from _written_out(_CHOICES.sub(one, left, 1), _CHOICES.sub(other, right, 1))

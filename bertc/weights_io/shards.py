@@ -1,0 +1,71 @@
+"""A checkpoint cut into several safetensors files, found through an index.
+
+    {"metadata": {...}, "weight_map": {NAME: FILE, ...}}
+
+Source: https://huggingface.co/docs/safetensors/torch_shared_tensors and transformers' `save_pretrained`, which writes
+it as model.safetensors.index.json.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bertc.errors import error
+from bertc.weights_io.files import damaged, open_file
+from bertc.weights_io.safetensors import MAX_HEADER, read_safetensors
+from bertc.weights_io.strict_json import JsonError, parse_json
+from bertc.weights_io.tensor import Tensor, quoted
+
+
+def recognises(head: bytes) -> bool:
+    """Whether a file that starts with `head` is meant to be an index: a JSON object."""
+    return head.lstrip()[:1] == b"{"
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of every shard that `index` names, each of which lies in the folder of `index`.
+
+    Raises B0401 when the index is damaged or does not list exactly what its shards hold, B0404 for a shard elsewhere.
+    """
+    weight_map = _weight_map(index)
+    shards = {file: read_safetensors(_shard(index, file)) for file in sorted(set(weight_map.values()))}
+    for file, tensors in shards.items():
+        listed = {name for name, at in weight_map.items() if at == file}
+        if strays := sorted(listed ^ tensors.keys()):
+            where, not_where = ("the index", file) if strays[0] in listed else (file, "the index")
+            raise damaged(index, f"does not fit its shards: {quoted(strays[0])} is in {where} and not in {not_where}")
+    return {name: shards[file][name] for name, file in weight_map.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    with open_file(index) as file:
+        text = file.read(MAX_HEADER + 1)
+    if len(text) > MAX_HEADER:
+        raise damaged(index, f"is longer than {MAX_HEADER} bytes")
+    try:
+        content = parse_json(text)
+    except JsonError as problem:
+        raise damaged(index, str(problem)) from None
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise damaged(index, "has no `weight_map` from the names of tensors to the files that hold them")
+    files = {name: file for name, file in weight_map.items() if isinstance(file, str)}
+    if len(files) < len(weight_map):
+        raise damaged(index, "has a `weight_map` with something else than file names in it")
+    return files
+
+
+def _shard(index: Path, file: str) -> Path:
+    """The path of a shard, which an index that came from elsewhere must not choose freely.
+
+    A hub's cache is the one place where a shard may be a link: from `snapshots/COMMIT/` into `blobs/` beside it.
+    """
+    folder = index.parent.resolve()
+    path = index.parent / file
+    blobs = [parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots"]
+    is_plain_name = file not in ("", ".", "..") and not {"/", "\\", "\0"} & set(file)
+    if not is_plain_name or Path(os.path.realpath(path)).parent not in (folder, *blobs):
+        message = f"`{index}` names the shard {quoted(file)}, which is not a file in its own folder"
+        raise error("B0404", message, help="put the shards beside the index and name them there without a path")
+    return path

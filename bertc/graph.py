@@ -125,16 +125,17 @@ class Graph:
     def is_output(self, value: str) -> bool:
         return value in self.outputs.values()
 
-    def reaches(self, sources: Iterable[str], targets: set[str], without: set[str]) -> bool:
-        """Whether a path leads from one of the node keys `sources` to one of `targets` through no node of `without`."""
-        stack, seen = list(sources), set(without)
+    def reenters(self, keys: set[str]) -> bool:
+        """Whether a path leaves a set of nodes, given by their keys, and comes back into it."""
+        stack = [reader for key in keys for reader in self._net.successors(key) if reader not in keys]
+        seen: set[str] = set()
         while stack:
-            for reader in self._net.successors(stack.pop()):
-                if reader in targets:
-                    return True
-                if reader not in seen:
-                    seen.add(reader)
-                    stack.append(reader)
+            key = stack.pop()
+            if key in keys:
+                return True
+            if key not in seen:
+                seen.add(key)
+                stack.extend(self._net.successors(key))
         return False
 
     def _sorted(self) -> Iterator[Node]:
@@ -204,29 +205,31 @@ class Graph:
         self.insert(node)
         return node
 
-    def remove(self, node: Node) -> None:
-        """Take out a node that nothing reads any more."""
+    def remove(self, nodes: Iterable[Node]) -> None:
+        """Take nodes out; what still reads their values must be given others with `redirect`."""
         self._order = None
-        self._net.remove_node(node.key)
-        for result in node.results:
-            self._producers.pop(result, None)
+        for node in nodes:
+            self._net.remove_node(node.key)
+            for result in node.results:
+                self._producers.pop(result, None)
 
     def place_of(self, node: Node) -> float:
         return self._net.nodes[node.key]["place"]
 
-    def redirect(self, old: str, new: str) -> None:
-        """Let every reader of one value, and every output, read another."""
-        for reader in self.users(old):
-            inputs = tuple(new if operand == old else operand for operand in reader.inputs)
-            data = self._net.nodes[reader.key]
-            data["node"] = replace(reader, inputs=inputs)
-            for index, operand in enumerate(reader.inputs):
-                if operand == old:
-                    self._net.remove_edge(self._producers[old], reader.key, index)
-                    self._net.add_edge(self._producers[new], reader.key, index)
-            data["constant"] = all(self.is_constant(value) for value in inputs)
-        self.outputs = {name: new if value == old else value for name, value in self.outputs.items()}
+    def redirect(self, readers: Iterable[Node], old: str, new: str) -> None:
+        """Let these nodes, and every output that was `old`, read `new`."""
         self._order = None
+        for reader in readers:
+            data = self._net.nodes[reader.key]
+            before: Node = data["node"]
+            inputs = tuple(new if operand == old else operand for operand in before.inputs)
+            data["node"] = replace(before, inputs=inputs)
+            for index, operand in enumerate(before.inputs):
+                if operand == old:
+                    if old in self and self._net.has_edge(self._producers[old], reader.key, index):
+                        self._net.remove_edge(self._producers[old], reader.key, index)
+                    self._net.add_edge(self._producers[new], reader.key, index)
+        self.outputs = {name: new if value == old else value for name, value in self.outputs.items()}
 
     def unique(self, name: str) -> str:
         """The name, or with a number behind it when it is taken."""

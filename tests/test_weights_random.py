@@ -81,7 +81,7 @@ def test_hash_sees_every_part() -> None:
     variants: list[Mapping[str, Tensor]] = [
         tensors,
         {"a": tensors["a"]},
-        {"c": tensors["a"], "b": tensors["b"]},
+        {"A": tensors["a"], "b": tensors["b"]},
         tensors | {"a": array_tensor("a", values.reshape(2, 3))},
         tensors | {"a": array_tensor("a", values[::-1])},
         tensors | {"a": replace(tensors["a"], element="bf16")},

@@ -139,6 +139,16 @@ def test_index_that_does_not_fit(case: str, tmp_path: Path) -> None:
     assert refusal(write_shards(tmp_path, weight_map), tmp_path) == message
 
 
+def test_shard_cut_at_every_byte(tmp_path: Path) -> None:
+    """Its format is not recognised but given, so that the reader sees also what is too short to recognise."""
+    index = write_shards(tmp_path, RIGHT)
+    shard = tmp_path / "2.safetensors"
+    whole = shard.read_bytes()
+    for length in range(len(whole)):
+        shard.write_bytes(whole[:length])
+        assert refusal(index, tmp_path).startswith("error[B0401]: `FOLDER/2.safetensors` ")
+
+
 def test_index_cut_at_every_byte(tmp_path: Path) -> None:
     index = write_shards(tmp_path, RIGHT)
     whole = index.read_bytes()

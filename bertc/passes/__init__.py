@@ -1,0 +1,129 @@
+"""The pipeline: what happens to a graph between its elaboration and its target.
+
+A pass is a name. Rewriting passes are files of rules (`NAME.net`, the user's own too); the others are functions. Every
+pass takes a graph and gives a new one, which is verified.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from bertc import notation
+from bertc.errors import did_you_mean, error
+from bertc.graph import Graph
+from bertc.passes.canonicalize import canonicalize
+from bertc.passes.drop_unused import drop_unused
+from bertc.passes.expand_unhosted import Hosts, expand_unhosted
+from bertc.passes.fold_constants import fold_constants
+from bertc.passes.set_precision import set_precision
+from bertc.rewrite import Rule, apply
+
+FUSIONS = (
+    "canonicalize",
+    "merge_qkv",
+    "fuse_qkv_projection",
+    "fuse_scaled_softmax",
+    "fuse_attention",
+    "fuse_bias_gelu",
+    "fuse_embed_norm",
+    "fuse_skip_norm",
+)
+"""What `default` stands for in a spec's `passes`. Embeddings go before residuals, whose rule would fit them too."""
+
+FINISH = ("fold_constants", "expand_unhosted", "set_precision", "drop_unused")
+"""What every pipeline ends with."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What passes need to know of the build."""
+
+    precision: str = "fp32"
+    hosts: Hosts = lambda op, precision: None
+    """Why the target does not host a fused op in a precision, or None where it does."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one pass did."""
+
+    name: str
+    graph: Graph
+    fired: int
+    seconds: float
+
+
+Function = Callable[[Graph, Options], tuple[Graph, int]]
+
+FUNCTIONS: dict[str, Function] = {
+    "fold_constants": lambda graph, options: fold_constants(graph),
+    "expand_unhosted": lambda graph, options: expand_unhosted(
+        graph, options.hosts, options.precision, [rule for name in FUSIONS for rule in rules(name)]
+    ),
+    "set_precision": lambda graph, options: set_precision(graph, options.precision),
+    "drop_unused": lambda graph, options: drop_unused(graph),
+}
+
+
+def pipeline(passes: Sequence[str] = ("default",), without: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of the passes in order: `default` spelt out, those of `without` left out, the finish added.
+
+    Raises BertcError B0001 for a name that is no pass.
+    """
+    named = [name for entry in passes for name in (FUSIONS if entry == "default" else (entry,))]
+    for name in (*named, *without):
+        if name not in (*FUSIONS, *FINISH) and not name.endswith(".net"):
+            raise error("B0001", f"`{name}` is no pass", None, did_you_mean(name, ("default", *FUSIONS, *FINISH)))
+    needed = [name for name in FINISH if name not in named]
+    return tuple(name for name in (*named, *needed) if name not in without or name in ("expand_unhosted", "set_precision"))
+
+
+def run(graph: Graph, names: Sequence[str], options: Options) -> Iterator[Stage]:
+    """Run the passes one after the other; each stage is verified before it is given."""
+    for name in names:
+        started = time.perf_counter()
+        graph, fired = _apply(name, graph, options)
+        graph.verify()
+        yield Stage(name, graph, fired, time.perf_counter() - started)
+
+
+def rules(name: str) -> tuple[Rule, ...]:
+    """The rules of a rewriting pass, by its name or by the path of a `.net` file; none for a function pass."""
+    if name in FUNCTIONS:
+        return ()
+    return read_rules(name) if name.endswith(".net") else _shipped(name)
+
+
+def read_rules(path: str) -> tuple[Rule, ...]:
+    """The rules of a user's file. Raises BertcError B0002 when it cannot be read, B01xx and B03xx for its content."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error("B0002", f"{path} cannot be read: {problem}", None, "name a file of rules") from None
+    return _rules(text, path)
+
+
+def _apply(name: str, graph: Graph, options: Options) -> tuple[Graph, int]:
+    if name in FUNCTIONS:
+        return FUNCTIONS[name](graph, options)
+    fired = 0
+    if name == "canonicalize":
+        graph = canonicalize(graph)
+    for rule in rules(name):
+        graph, count = apply(rule, graph)
+        fired += count
+    return graph, fired
+
+
+@cache
+def _shipped(name: str) -> tuple[Rule, ...]:
+    return _rules(files("bertc.passes").joinpath(f"{name}.net").read_text("utf-8"), f"{name}.net")
+
+
+def _rules(text: str, name: str) -> tuple[Rule, ...]:
+    return tuple(Rule.of(item) for item in notation.parse(text, name) if isinstance(item, notation.RuleTree))

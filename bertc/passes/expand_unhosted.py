@@ -1,0 +1,40 @@
+"""expand_unhosted: a fused op that the target does not host becomes its definition again.
+
+The definition is the left side of the rule that makes the op, so that no second text can disagree with the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bertc.errors import error
+from bertc.graph import Graph
+from bertc.plugins import PLUGINS
+from bertc.rewrite import Rule, candidates, find, substitute
+
+Hosts = Callable[[str, str], str | None]
+"""(op, precision) -> why the target does not host it, or None."""
+
+
+def expand_unhosted(graph: Graph, hosts: Hosts, precision: str, rules: Sequence[Rule]) -> tuple[Graph, int]:
+    """Raises BertcError B0301 for a fused op that no rule defines."""
+    graph = graph.copy()
+    count = 0
+    # A definition may hold fused ops of an earlier rule, so the rules go backwards.
+    for rule in reversed([rule for rule in rules if _made_by(rule) in PLUGINS]):
+        if hosts(_made_by(rule), precision) is None:
+            continue
+        definition = rule.reversed
+        for node in candidates(definition, graph):
+            match = find(definition, graph, node)
+            if match is None:
+                raise error("B0301", f"`{node.key}` is no {node.op} that rule `{rule.name}` makes", node.span)
+            substitute(definition, graph, match)
+            count += 1
+    return graph, count
+
+
+def _made_by(rule: Rule) -> str:
+    """The one op on a rule's right side, or nothing when there are more."""
+    made = rule.reversed.pattern
+    return made[0].op if len(made) == 1 else ""

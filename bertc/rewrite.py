@@ -1,0 +1,452 @@
+"""Rules: find the left side in a graph, check that it may go, put the right side in its place.
+
+A match binds the rule's parameters to values, its numbers to literals and attributes, and its sizes to sizes. Rules say
+only what is equal to what; commuting operands, sizes, weights that must be known at build time, values that something
+else still reads, and loops are this file's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from bertc import notation
+from bertc.elaborate import Elaborator, Frame, Value
+from bertc.errors import BertcError, Span, did_you_mean, error
+from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node, Operand
+from bertc.notation import Body, Call, Expression, List, Name, Number, Parameter, RuleTree
+from bertc.plugins import OPS
+
+MAXIMUM_FIRINGS = 100_000
+"""A rule that still fires after this often feeds itself."""
+
+
+@dataclass(frozen=True)
+class PatternNode:
+    """One op of a rule's side; operands are names of the rule, or literal numbers."""
+
+    op: str
+    inputs: tuple[Operand, ...]
+    attributes: tuple[tuple[str, Expression], ...]
+    results: tuple[str, ...]
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where a rule fits: nodes of the graph in the pattern's order, and what the rule's names stand for."""
+
+    nodes: tuple[Node, ...]
+    names: Mapping[str, Any]
+    returned: tuple[str, ...]
+    """The values the left side returns, by their names in the graph."""
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Where a rule nearly fits: how many ops of its left side did, and why the next one did not."""
+
+    fitting: int
+    node: Node
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    name: str
+    parameters: tuple[Parameter, ...]
+    left: Body
+    right: Body
+    span: Span | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, tree: RuleTree) -> Rule:
+        """Raises BertcError B0301 when the two sides do not fit each other."""
+        rule = cls(tree.name, tree.parameters, tree.left, tree.right, tree.span)
+        if len(tree.left.returns.items) != len(tree.right.returns.items):
+            counts = f"{len(tree.left.returns.items)}, but the right side {len(tree.right.returns.items)}"
+            raise error("B0301", f"rule `{tree.name}`: the left side returns {counts}", tree.right.returns.span)
+        known = rule.bound_names()
+        _refuse_unbound(rule, tree.right, known)
+        return rule
+
+    @property
+    def tree(self) -> RuleTree:
+        return RuleTree(self.name, self.parameters, self.left, self.right, self.span)
+
+    @property
+    def reversed(self) -> Rule:
+        """From right to left: what expands a fused op into its definition."""
+        return replace(self, left=self.right, right=self.left)
+
+    @cached_property
+    def pattern(self) -> tuple[PatternNode, ...]:
+        """The left side as a list of ops, each after its operands."""
+        return tuple(_flatten(self.left))
+
+    @cached_property
+    def returned(self) -> tuple[str, ...]:
+        """The names of the left side's returned values; one that has no name is its op's."""
+        return _returned(self.left)
+
+    @cached_property
+    def types(self) -> dict[str, Parameter]:
+        return {parameter.name: parameter for parameter in self.parameters}
+
+    def bound_names(self) -> set[str]:
+        """What a match of the left side gives a meaning: parameters, and sizes in types and attributes."""
+        dims = [dim for p in self.parameters if p.type is not None for dim in p.type.dims or ()]
+        attributes = [value for node in self.pattern for _, value in node.attributes]
+        return {p.name for p in self.parameters} | {n.path for tree in (*dims, *attributes) for n in _names(tree)}
+
+
+# ------------------------------------------------------------------------------------------------------------ applying
+
+
+def apply(rule: Rule, graph: Graph) -> tuple[Graph, int]:
+    """The graph with every match of the rule replaced, again and again until none is left, and how many there were.
+
+    Raises BertcError B0301 when the rule never comes to an end.
+    """
+    graph = graph.copy()
+    fired = 0
+    progress = True
+    while progress:
+        progress = False
+        for node in candidates(rule, graph):
+            if node.key not in graph or graph.producer(node.key) != node:
+                continue
+            match = find(rule, graph, node)
+            if match is None:
+                continue
+            substitute(rule, graph, match)
+            progress = True
+            fired += 1
+            if fired > MAXIMUM_FIRINGS:
+                raise error("B0301", f"rule `{rule.name}` fires on what it made itself, without end", rule.span)
+    return graph, fired
+
+
+def candidates(rule: Rule, graph: Graph) -> tuple[Node, ...]:
+    """The nodes where the rule's first returned value could be computed."""
+    op = _root(rule).op
+    return tuple(node for node in graph if node.op == op)
+
+
+def find(rule: Rule, graph: Graph, root: Node) -> Match | None:
+    """The match of the rule at a node that computes its first returned value."""
+    found = _Matcher(rule, graph).match(root)
+    return found if isinstance(found, Match) else None
+
+
+def explain(rule: Rule, graph: Graph) -> tuple[list[Match], Miss | None]:
+    """All matches of a rule as the graph stands, and the nearest miss with its reason."""
+    outcomes = [_Matcher(rule, graph).match(node) for node in candidates(rule, graph)]
+    matches = [outcome for outcome in outcomes if isinstance(outcome, Match)]
+    misses = [outcome for outcome in outcomes if isinstance(outcome, Miss)]
+    return matches, max(misses, key=lambda miss: miss.fitting, default=None)
+
+
+def substitute(rule: Rule, graph: Graph, match: Match) -> None:
+    """Put the right side in the place of a match; the values it returns keep their names."""
+    root = match.nodes[0]
+    place = graph.place_of(root)
+    inside = {node.key for node in match.nodes}
+    readers = {
+        old: [reader for reader in graph.users(old) if reader.key not in inside]
+        for old in match.returned
+        if old != UNUSED
+    }
+    graph.remove(match.nodes)
+    names = tuple(old if old != UNUSED else None for old in match.returned)
+    elaborator = Elaborator(graph, place=place)
+    new = elaborator.body(rule.right, Frame(dict(match.names), path=root.key), None, names)
+    for old, value in zip(match.returned, new.values, strict=True):
+        if old != UNUSED:
+            graph.redirect(readers[old], old, value.name)
+
+
+# ------------------------------------------------------------------------------------------------------------ matching
+
+
+@dataclass(frozen=True)
+class _State:
+    """A partial match; every step makes a new one, so that going back is dropping it."""
+
+    nodes: Mapping[int, Node]
+    names: Mapping[str, Any]
+    """Parameters and inner values -> Value or number; sizes -> numbers or names of sizes."""
+
+
+class _Matcher:
+    """One attempt at one root; remembers the furthest it got."""
+
+    def __init__(self, rule: Rule, graph: Graph) -> None:
+        self.rule = rule
+        self.graph = graph
+        self.elaborator = Elaborator(graph)
+        self.miss: Miss | None = None
+
+    def match(self, root: Node) -> Match | Miss:
+        start = self.rule.pattern.index(_root(self.rule))
+        self.miss = Miss(0, root, "it does not fit")
+        for state in self._node(start, root, _State({}, {})):
+            for complete in self._rest(state):
+                refusal = self._refusal(complete)
+                if refusal is None:
+                    return self._result(complete, start)
+                self._missed(complete, root, refusal, bonus=1)
+        return self.miss
+
+    def _result(self, state: _State, start: int) -> Match:
+        order = [start, *(index for index in state.nodes if index != start)]
+        returned = tuple(state.names[name].name for name in self.rule.returned)
+        return Match(tuple(state.nodes[index] for index in order), state.names, returned)
+
+    def _missed(self, state: _State, node: Node, reason: str, bonus: int = 0) -> None:
+        fitting = len(state.nodes) + bonus
+        if self.miss is None or fitting > self.miss.fitting or (self.miss.fitting == 0 and fitting == 0):
+            self.miss = Miss(fitting, node, reason)
+
+    def _node(self, index: int, node: Node, state: _State) -> Iterator[_State]:
+        """Ways in which a node of the graph is a node of the pattern."""
+        wanted = self.rule.pattern[index]
+        if index in state.nodes:
+            if state.nodes[index] == node:
+                yield state
+            return
+        if node.op != wanted.op:
+            self._missed(state, node, f"`{wanted.op}` was expected, but `{node.key}` is {node.op}")
+            return
+        if node in state.nodes.values() or len(node.results) != len(wanted.results):
+            return
+        names = dict(state.names)
+        reason = self._attributes(wanted, node, names)
+        if reason is not None:
+            self._missed(state, node, reason)
+            return
+        for name, result in zip(wanted.results, node.results, strict=True):
+            names[name] = Value(result)
+        entered = _State({**state.nodes, index: node}, names)
+        orders = [node.inputs]
+        if OPS[node.op].commutative and node.inputs[0] != node.inputs[1]:
+            orders.append(node.inputs[::-1])
+        if len(node.inputs) == len(wanted.inputs):
+            for order in orders:
+                yield from self._operands(wanted.inputs, order, node, entered)
+
+    def _operands(
+        self, wanted: tuple[Operand, ...], given: tuple[Operand, ...], node: Node, state: _State
+    ) -> Iterator[_State]:
+        if not wanted:
+            yield state
+            return
+        for bound in self._operand(wanted[0], given[0], node, state):
+            yield from self._operands(wanted[1:], given[1:], node, bound)
+
+    def _operand(self, wanted: Operand, given: Operand, node: Node, state: _State) -> Iterator[_State]:
+        if not isinstance(wanted, str):
+            if wanted == given:
+                yield state
+            else:
+                self._missed(state, node, f"{wanted} was expected, but `{given}` stands in `{node.key}`")
+            return
+        meaning = Value(given) if isinstance(given, str) else given
+        if wanted in self.rule.types:
+            if wanted in state.names:
+                if state.names[wanted] == meaning:
+                    yield state
+                else:
+                    self._missed(state, node, f"`{wanted}` stands for two different values")
+                return
+            names = dict(state.names)
+            if reason := self._parameter(self.rule.types[wanted], meaning, names):
+                self._missed(state, node, reason)
+                return
+            yield _State(state.nodes, {**names, wanted: meaning})
+            return
+        inner = next(i for i, pattern in enumerate(self.rule.pattern) if wanted in pattern.results)
+        if not isinstance(given, str):
+            self._missed(state, node, f"a value was expected, but the number {given} stands in `{node.key}`")
+            return
+        producer = self.graph.producer(given)
+        position = self.rule.pattern[inner].results.index(wanted)
+        if producer.op in (INPUT, WEIGHT):
+            op = self.rule.pattern[inner].op
+            self._missed(state, node, f"`{op}` was expected, but `{given}` is {_a(producer.op)}")
+        elif inner in state.nodes or len(producer.results) <= position or producer.results[position] == given:
+            for bound in self._node(inner, producer, state):
+                if bound.names[wanted] == meaning:
+                    yield bound
+
+    def _parameter(self, parameter: Parameter, meaning: Any, names: dict[str, Any]) -> str | None:
+        """Why a value cannot be what a parameter stands for; binds the sizes of its type otherwise."""
+        if parameter.type is None:
+            return None
+        if self.elaborator.fits(meaning, parameter.type, names):
+            return None
+        expected = notation.to_text(parameter.type)
+        if not isinstance(meaning, Value):
+            return f"`{parameter.name}` is {expected}, but {meaning} stands there"
+        if parameter.type.kind == "weight" and not self.graph.is_constant(meaning.name):
+            return f"`{parameter.name}` is {expected}, but `{meaning.name}` is computed when the engine runs"
+        return f"`{parameter.name}` is {expected}, but `{meaning.name}` is {self.graph.type_of(meaning.name)}"
+
+    def _attributes(self, wanted: PatternNode, node: Node, names: dict[str, Any]) -> str | None:
+        given = OPS[node.op].defaults | dict(node.attributes)
+        for name, tree in wanted.attributes:
+            if not _bind(tree, given[name], names):
+                return f"{name}={notation.to_text(tree)} was expected, but `{node.key}` has {name}={_shown(given[name])}"
+        explicit = {name for name, _ in wanted.attributes}
+        for name, default in OPS[node.op].defaults.items():
+            if name not in explicit and given[name] != default:
+                return f"{name}={default} was expected, but `{node.key}` has {name}={_shown(given[name])}"
+        return None
+
+    def _rest(self, state: _State) -> Iterator[_State]:
+        """Match what is not an operand of the root: look among the readers of what is bound already."""
+        missing = [index for index in range(len(self.rule.pattern)) if index not in state.nodes]
+        if not missing:
+            yield state
+            return
+        for index in missing:
+            wanted = self.rule.pattern[index]
+            anchors = [state.names[name].name for name in wanted.inputs if isinstance(state.names.get(name), Value)]  # pyright: ignore[reportArgumentType]
+            if not anchors:
+                continue
+            for reader in self.graph.users(anchors[0]):
+                for bound in self._node(index, reader, state):
+                    yield from self._rest(bound)
+            return
+
+    def _refusal(self, state: _State) -> str | None:
+        """Why a complete match may not be replaced."""
+        for wanted in self.rule.pattern:
+            for name, tree in wanted.attributes:
+                node = state.nodes[self.rule.pattern.index(wanted)]
+                given = (OPS[node.op].defaults | dict(node.attributes))[name]
+                if not self._agrees(tree, given, state.names):
+                    return f"{name}={notation.to_text(tree)} was expected, but `{node.key}` has {name}={_shown(given)}"
+        inside = {node.key for node in state.nodes.values()}
+        for index, node in state.nodes.items():
+            for name, value in zip(self.rule.pattern[index].results, node.results, strict=True):
+                if name in self.rule.returned or value == UNUSED:
+                    continue
+                if self.graph.is_output(value):
+                    return f"`{value}` is an output of the graph, but would be gone"
+                leak = next((reader for reader in self.graph.users(value) if reader.key not in inside), None)
+                if leak is not None:
+                    return f"`{value}` would be gone, but `{leak.key}` reads it as well"
+        if len(self.rule.returned) > 1 and self.graph.reenters(inside):
+            return "replacing it would make a loop: one of its results leads back to one of its operands"
+        return None
+
+    def _agrees(self, tree: Expression, given: Any, names: Mapping[str, Any]) -> bool:
+        try:
+            return self.elaborator.expression(tree, Frame(dict(names))) == given
+        except BertcError:
+            return False
+
+
+def _bind(tree: Expression, given: Any, names: dict[str, Any]) -> bool:
+    """Whether an attribute can be what a pattern says; free names are bound. Sums and products are checked later."""
+    match tree:
+        case Number():
+            return tree.value == given
+        case Name():
+            return names.setdefault(tree.path, given) == given
+        case List():
+            fits = isinstance(given, tuple) and len(given) == len(tree.items)
+            return fits and all(_bind(item, value, names) for item, value in zip(tree.items, given, strict=True))
+        case _:
+            return True
+
+
+# ------------------------------------------------------------------------------------------------------------ patterns
+
+
+def _flatten(body: Body) -> Iterator[PatternNode]:
+    """The ops of a rule's side, nested calls named after their place."""
+    fresh = iter(range(1_000_000))
+
+    def visit(tree: Expression, results: tuple[str, ...]) -> Iterator[PatternNode | Operand]:
+        if isinstance(tree, Number):
+            yield tree.value
+        elif isinstance(tree, Name):
+            yield tree.path
+        elif isinstance(tree, Call) and tree.name in OPS:
+            yield from call(tree, results or (f" {next(fresh)}",))
+        elif isinstance(tree, Call):
+            raise error("B0103", f"`{tree.name}` is no op", tree.span, did_you_mean(tree.name, OPS))
+        else:
+            raise error("B0301", f"{notation.to_text(tree)} cannot be an operand in a rule", tree.span)
+
+    def call(tree: Call, results: tuple[str, ...]) -> Iterator[PatternNode | Operand]:
+        op = OPS[tree.name]
+        count = len(tree.arguments) if op.variadic else len(op.operands)
+        inputs: list[Operand] = []
+        for argument in tree.arguments[:count]:
+            for part in visit(argument, ()):
+                if isinstance(part, PatternNode):
+                    yield part
+                else:
+                    inputs.append(part)
+        positional = zip(op.attributes, tree.arguments[count:], strict=False)
+        yield PatternNode(tree.name, tuple(inputs), (*positional, *tree.keywords), results, tree.span)
+        yield results[0]
+
+    for assign in body.assigns:
+        yield from (part for part in visit(assign.value, assign.targets) if isinstance(part, PatternNode))
+    for index, item in enumerate(body.returns.items):
+        if not isinstance(item.value, Name):
+            parts = visit(item.value, (f" return {index}",))
+            yield from (part for part in parts if isinstance(part, PatternNode))
+
+
+def _returned(body: Body) -> tuple[str, ...]:
+    items = body.returns.items
+    return tuple(i.value.path if isinstance(i.value, Name) else f" return {n}" for n, i in enumerate(items))
+
+
+def _root(rule: Rule) -> PatternNode:
+    root = next((node for node in rule.pattern if rule.returned[0] in node.results), None)
+    if root is None:
+        raise error("B0301", f"rule `{rule.name}`: the left side computes nothing", rule.span)
+    return root
+
+
+def _names(tree: Any) -> Iterator[Name]:
+    match tree:
+        case Name():
+            yield tree
+        case List():
+            for item in tree.items:
+                yield from _names(item)
+        case Call():
+            for argument in (*tree.arguments, *(value for _, value in tree.keywords)):
+                yield from _names(argument)
+        case _:
+            return
+
+
+def _refuse_unbound(rule: Rule, side: Body, known: set[str]) -> None:
+    known = set(known)
+    for tree, targets in [*((a.value, a.targets) for a in side.assigns), *((i.value, ()) for i in side.returns.items)]:
+        for name in _names(tree):
+            if name.path not in known and name.path not in _ELEMENT_NAMES:
+                help = did_you_mean(name.path, known)
+                raise error("B0301", f"rule `{rule.name}`: `{name.path}` is not bound on the left side", name.span, help)
+        known.update(targets)
+
+
+_ELEMENT_NAMES = frozenset(("f64", "f32", "f16", "bf16", "i64", "i32", "bool"))
+
+
+def _shown(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def _a(op: str) -> str:
+    return {INPUT: "an input", WEIGHT: "a weight"}[op]

@@ -27,7 +27,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from bertc.errors import BertcError, Diagnostic, Span, did_you_mean, error
 from bertc.spec import Profile
 from bertc.version import VERSION
-from bertc.yaml_reader import MappingNode, Node, ScalarNode, SequenceNode, read_json, read_source
+from bertc.json_reader import read_json
+from bertc.tree import MappingNode, Node, ScalarNode, SequenceNode, read_source
 
 MANIFEST = "manifest.json"
 GRAPH = "graph.net"

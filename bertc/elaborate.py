@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from typing import Any
 
 from bertc import notation
-from bertc.errors import BertcError, Span, did_you_mean, error
+from bertc.errors import Span, did_you_mean, error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, default_element
 from bertc.notation import Block, Body, Call, Expression, GraphTree, List, Name, Number, Parameter, Star, TypeTree, Weight
 from bertc.ops import Op, unify
 from bertc.plugins import OPS
+from bertc.spec import Slot, Spec
 from bertc.types import ELEMENTS, Dim, Shape, Type, shape_text
 
 MAXIMUM_CALLS = 64
@@ -55,15 +57,6 @@ Environment = dict[str, Meaning]
 
 
 @dataclass(frozen=True)
-class Slot:
-    """What a spec binds a called name to: a block or an op, once or repeated."""
-
-    block: str
-    repeat: int | None = None
-    span: Span | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
 class Frame:
     """Where in the network an expression stands."""
 
@@ -83,6 +76,7 @@ class Elaborator:
         blocks: Mapping[str, Block] | None = None,
         slots: Mapping[str, Slot] | None = None,
         constants: Mapping[str, Meaning] | None = None,
+        spans: Mapping[str, Span] | None = None,
         *,
         place: float | None = None,
     ) -> None:
@@ -90,6 +84,7 @@ class Elaborator:
         self.blocks = blocks or {}
         self.slots = slots or {}
         self.constants = dict(constants or {})
+        self.spans = spans or {}
         self.place = place
         self.element = "f32"
         self._inside: list[str] = []
@@ -259,7 +254,8 @@ class Elaborator:
         called = replace(tree, name=slot.block)
         if slot.block not in self.blocks and slot.block not in OPS:
             known = {*self.blocks, *OPS}
-            raise error("B0103", f"block `{slot.block}` does not exist", slot.span, did_you_mean(slot.block, known))
+            span = self.spans.get(f"network.{tree.name}") or self.spans.get(tree.name)
+            raise error("B0103", f"block `{slot.block}` does not exist", span, did_you_mean(slot.block, known))
         if slot.repeat is None:
             inner = replace(frame, path=_join(frame.path, tree.name) if slot.block in self.blocks else frame.path)
             if slot.block not in self.blocks:
@@ -340,21 +336,36 @@ class Elaborator:
 # ------------------------------------------------------------------------------------------------------------ entries
 
 
-def elaborate(
-    blocks: Mapping[str, Block], slots: Mapping[str, Slot], constants: Mapping[str, int | float], root: str = "network"
-) -> Graph:
-    """The graph of a network: `root` is the block that everything starts from; its parameters are the graph's inputs.
+def elaborate(spec: Spec) -> Graph:
+    """The graph of a spec: block `network` with the spec's blocks in its slots; its parameters are the inputs.
 
-    Raises BertcError: B0103 unknown names, B0105 and B0106 calls that do not fit, B0107 circles.
+    Raises BertcError: B0103 unknown names, B0104 blocks defined twice, B0105 and B0106 calls that do not fit, B0107
+    circles, and what reading the spec's own files of blocks raises.
     """
-    graph = Graph()
-    block = blocks[root]
+    blocks = _blocks(spec)
+    slots = {**spec.network, "activation": Slot(spec.activation, None)}
     symbols = {size: size for size in ("batch", "seq")}
-    elaborator = Elaborator(graph, blocks, slots, {**symbols, **constants})
-    environment = elaborator_inputs(elaborator, block.parameters)
-    results = elaborator.body(block.body, Frame(environment))
-    graph.outputs = _outputs(results, block.span)
+    constants = {**symbols, **spec.sizes, "norm_eps": spec.norm_eps, "position_offset": spec.position_offset}
+    graph = Graph()
+    elaborator = Elaborator(graph, blocks, slots, constants, spec.spans)
+    network = blocks["network"]
+    environment = elaborator_inputs(elaborator, network.parameters)
+    results = elaborator.body(network.body, Frame(environment))
+    graph.outputs = _outputs(results, network.span)
     return graph
+
+
+def _blocks(spec: Spec) -> dict[str, Block]:
+    """The shipped blocks, and the spec's own, which may not take a shipped one's name."""
+    shipped = files("bertc").joinpath("specs/blocks/network.net").read_text("utf-8")
+    blocks = {item.name: item for item in notation.parse(shipped, "network.net") if isinstance(item, Block)}
+    for path in spec.blocks:
+        for item in notation.read(path):
+            if isinstance(item, Block):
+                if item.name in blocks:
+                    raise error("B0104", f"block `{item.name}` exists already", item.span, "give it another name")
+                blocks[item.name] = item
+    return blocks
 
 
 def read_graph(tree: GraphTree) -> Graph:
@@ -492,5 +503,3 @@ _ATTRIBUTE_KINDS: dict[str, tuple[str, Callable[[Meaning], Any]]] = {
     ),
 }
 """What an attribute accepts, by the annotation in the op's declaration. An `int` may be a size known only later."""
-
-__all__ = ["BertcError", "Elaborator", "Frame", "Group", "Results", "Slot", "Value", "elaborate", "read_graph"]

@@ -56,6 +56,8 @@ CODES = {
         Code("B0210", BAD_INPUT, "not a spec", "A spec is a shipped name, a .yaml file, or a Hugging Face folder with its config.json."),
         Code("B0211", UNSUPPORTED, "model not supported", "The folder's config.json describes a network that bertc cannot build exactly, so it builds none."),
         Code("B0212", USAGE, "wrong value on the command line", "Flags that stand for a field of the spec are checked as the field is; docs/spec.md lists what each may be."),
+        Code("B0501", UNSUPPORTED, "target not usable", "`bertc doctor` says which targets work on this machine and what each needs."),
+        Code("B0502", USAGE, "no weights named", "A build needs a checkpoint, named by the spec or the command line; random weights must be asked for."),
         Code("B0301", BAD_INPUT, "rule cannot be used", "A rule must bind every name its right side uses on its left side, and return the same number of values on both."),
         Code("B0302", CHECK_SAID_NO, "check failed", "A rule or pass changed what the network computes, or broke one of the nine derived checks."),
         Code("B0401", BAD_INPUT, "checkpoint is damaged", "The file is of a known format and breaks its rules: cut short, overlapping, or with sizes that do not add up. Nothing of it is used."),

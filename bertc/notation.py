@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, singledispatch
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from lark import Lark, Token, UnexpectedInput, v_args
@@ -193,6 +194,16 @@ def parse(text: str, name: str = "<text>") -> tuple[Item, ...]:
         raise wrapped.orig_exc from None
     _refuse_twice(((item.name, item.span) for item in items if isinstance(item, Block | RuleTree)), "defined")
     return items
+
+
+def read(path: Path) -> tuple[Item, ...]:
+    """`parse` a file. Raises BertcError B0002 when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAXIMUM_BYTES + 1).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error("B0002", f"{path} cannot be read: {problem}", None, "name a text file in the notation") from None
+    return parse(text, str(path))
 
 
 def parse_graph(text: str, name: str = "<text>") -> GraphTree:

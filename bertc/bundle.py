@@ -60,6 +60,8 @@ class Manifest:
     inputs: Mapping[str, str]
     """Hugging Face's name of each input, and the name it has in the engine."""
     outputs: tuple[str, ...]
+    padding: str
+    """The block that makes the mask: with `right_padding`, ones stand left of zeros."""
     files: Mapping[str, File] = field(default_factory=dict[str, File])
     bertc: str = VERSION
     schema: str = LAYOUT
@@ -183,12 +185,12 @@ def _sha256(path: Path) -> str:
 
 def _read_manifest(path: Path) -> Manifest:
     tree = read_json(read_source(path))
-    layout = tree.entry("schema") if isinstance(tree, MappingNode) else None
-    if layout is None:
+    layout = tree.get("schema") if isinstance(tree, MappingNode) else None
+    if not isinstance(layout, ScalarNode):
         raise error("B0602", f"`{path}` names no schema, so it is not the manifest of a bundle", tree.span)
-    if _scalar(layout.node) != LAYOUT:
-        message = f"expected a bundle of layout `{LAYOUT}`, but found `{_scalar(layout.node)}`"
-        raise error("B0603", message, layout.node.span, f"build it again with this bertc, {VERSION}")
+    if layout.value != LAYOUT:
+        message = f"expected a bundle of layout `{LAYOUT}`, but found `{layout.value}`"
+        raise error("B0603", message, layout.span, f"build it again with this bertc, {VERSION}")
     return _read(tree, Manifest, "the manifest")
 
 
@@ -206,3 +208,26 @@ def _read(node: Node, expected: Any, name: str) -> Any:
             return {entry.key: _read(entry.node, arguments[1], f"{name}.{entry.key}") for entry in entries}
         case _:
             raise _unexpected(node.span, name, expected)
+
+
+def _read_record(node: Node, expected: Any, name: str) -> Any:
+    """A frozen dataclass from a mapping that has its fields and no others."""
+    if not isinstance(node, MappingNode):
+        raise _unexpected(node.span, name, expected)
+    kinds = get_type_hints(expected)
+    wanted = [field.name for field in fields(expected)]
+    for entry in node.entries:
+        if entry.key not in wanted:
+            raise error("B0602", f"{name} has no `{entry.key}`", entry.span, did_you_mean(entry.key, wanted))
+    values: dict[str, Any] = {}
+    for field_name in wanted:
+        value = node.get(field_name)
+        if value is None:
+            raise error("B0602", f"{name} lacks `{field_name}`", node.span, "build the bundle again")
+        values[field_name] = _read(value, kinds[field_name], f"{name}.{field_name}")
+    return expected(**values)
+
+
+def _unexpected(span: Span, name: str, expected: Any) -> BertcError:
+    wanted = getattr(expected, "__name__", str(expected))
+    return error("B0602", f"{name} is expected to be {wanted}, but something else stands here", span, "build the bundle again")

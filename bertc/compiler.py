@@ -36,11 +36,14 @@ def target_module(target: str) -> ModuleType:
     return import_module(TARGETS[target])
 
 
-def stages(spec: Spec, target: str | None = None) -> Iterator[Stage]:
-    """The elaborated graph, then the graph after each pass; without a target every fused op stays."""
+def stages(spec: Spec, target: str | None = None, **hosting: object) -> Iterator[Stage]:
+    """The elaborated graph, then the graph after each pass; without a target every fused op stays.
+
+    `hosting` is what the target lets one choose about its operators.
+    """
     options = Options(spec.precision)
     if target is not None:
-        options = Options(spec.precision, target_module(target).hosts)
+        options = Options(spec.precision, target_module(target).hosting(**hosting))
     names = pipeline(spec.passes, spec.without)
     graph = elaborate(spec)
     graph.verify()
@@ -48,9 +51,9 @@ def stages(spec: Spec, target: str | None = None) -> Iterator[Stage]:
     yield from run(graph, names, options)
 
 
-def compile(spec: Spec, target: str | None = None) -> Graph:
+def compile(spec: Spec, target: str | None = None, **hosting: object) -> Graph:
     """The graph after every pass."""
-    *_, last = stages(spec, target)
+    *_, last = stages(spec, target, **hosting)
     return last.graph
 
 
@@ -78,16 +81,19 @@ def build(
     weights: Path | None = None,
     random_seed: int | None = None,
     force: bool = False,
-    options: Mapping[str, object] | None = None,
+    hosting: Mapping[str, object] | None = None,
     observe: Callable[[Stage], None] = lambda stage: None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
-    """Compile a spec with its weights into the bundle `output`. `options` are the target's own.
+    """Compile a spec with its weights into the bundle `output`. `hosting` is the target's own choice of operators.
+
+    `observe` sees the graph after each pass, `progress` (what, done, of) the target's work.
 
     Raises BertcError: what each stage raises; nothing is left at `output` then.
     """
     module = target_module(target)
-    graph = elaborate(spec)
-    for stage in stages(spec, target):
+    graph = Graph()
+    for stage in stages(spec, target, **(hosting or {})):
         observe(stage)
         graph = stage.graph
     tensors = bind_weights(spec, weights, random_seed)
@@ -95,7 +101,7 @@ def build(
     def fill(folder: Path) -> Manifest:
         hashes = {"spec_hash": spec_hash(spec), "weights_hash": weights_hash(tensors)}
         (folder / "graph.net").write_text(graph.to_text(), "utf-8")
-        module.write(graph, tensors, folder, spec=spec, hashes=hashes, **(options or {}))
+        module.write(graph, tensors, folder, spec=spec, hashes=hashes, progress=progress, **(hosting or {}))
         return Manifest(
             spec=spec.name,
             **hashes,
@@ -106,6 +112,7 @@ def build(
             profiles=spec.shapes,
             inputs=_input_names(spec),
             outputs=tuple(graph.outputs),
+            padding=spec.network["mask"].block,
         )
 
     return write_bundle(output, fill, force=force)

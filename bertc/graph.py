@@ -166,7 +166,8 @@ class Graph:
         if len(self._net) >= MAXIMUM_NODES:
             raise error("B0102", f"the network has more than {MAXIMUM_NODES} nodes", node.span, "repeat fewer layers")
         self._order = None
-        constant = node.op == WEIGHT or (node.op != INPUT and all(self.is_constant(value) for value in node.inputs))
+        known = all(isinstance(size, int) for type in node.types for size in type.shape)
+        constant = node.op == WEIGHT or (node.op != INPUT and known and all(map(self.is_constant, node.inputs)))
         self._next_place += 1.0
         self._net.add_node(node.key, node=node, constant=constant, place=self._next_place if place is None else place)
         for result in node.results:

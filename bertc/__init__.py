@@ -14,12 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bertc.compiler import build, compile, stages
+    from bertc.compiler import build, compile, stages, targets
     from bertc.engine import Engine, open
     from bertc.errors import BertcError
     from bertc.spec import load_spec as load
 
-__all__ = ["BertcError", "Engine", "build", "compile", "load", "open", "stages"]
+__all__ = ["BertcError", "Engine", "build", "compile", "load", "open", "stages", "targets"]
 
 _HOMES = {
     "BertcError": ("bertc.errors", "BertcError"),
@@ -29,6 +29,7 @@ _HOMES = {
     "load": ("bertc.spec", "load_spec"),
     "open": ("bertc.engine", "open"),
     "stages": ("bertc.compiler", "stages"),
+    "targets": ("bertc.compiler", "targets"),
 }
 
 

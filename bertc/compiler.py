@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from bertc.bundle import Bundle, Manifest, write_bundle
 from bertc.elaborate import elaborate
 from bertc.errors import did_you_mean, error
 from bertc.graph import Graph
-from bertc.passes import Options, Stage, pipeline, run
+from bertc.passes import FINISH, Options, Stage, pipeline, rules, run
+from bertc.rewrite import apply, explain
 from bertc.spec import Spec, spec_hash
 from bertc.spec_fields import INPUT_NAMES
 from bertc.weights_io import Tensor, bind, open_checkpoint, random_weights, weights_hash
@@ -124,6 +127,35 @@ def usable_targets() -> Sequence[tuple[str, str | None]]:
     for target in TARGETS:
         missing = [package for package in PACKAGES[target] if _missing(package)]
         found.append((target, f"needs the package {missing[0]}: pip install 'bertc[{target}]'" if missing else None))
+    return found
+
+
+def default_target() -> str:
+    """Where the spec and the command line name none: rtx where its package is, else onnx."""
+    return next((target for target in ("rtx", "onnx") if target in targets()), "onnx")
+
+
+def targets() -> list[str]:
+    """The targets that work here."""
+    return [target for target, reason in usable_targets() if reason is None]
+
+
+def explain_pass(spec: Spec, name: str) -> list[dict[str, Any]]:
+    """For each rule of a pass: where it fits when its turn comes, and the nearest miss with its reason and place.
+
+    Raises BertcError B0001 when the pipeline has no pass of that name, or it is no pass of rules.
+    """
+    names = pipeline(spec.passes, spec.without)
+    if name not in names or not rules(name):
+        known = [known for known in names if rules(known)]
+        raise error("B0001", f"`{name}` is no pass of rules in this pipeline", None, did_you_mean(name, known))
+    *_, before = stages(replace(spec, passes=names[: names.index(name)], without=FINISH))
+    graph, found = before.graph, list[dict[str, Any]]()
+    for rule in rules(name):
+        matches, miss = explain(rule, graph)
+        reason = None if miss is None else f"{miss.reason}" + (f" ({miss.node.span})" if miss.node.span else "")
+        found.append({"rule": rule.name, "fired": [match.nodes[0].key for match in matches], "miss": reason})
+        graph, _ = apply(rule, graph)
     return found
 
 

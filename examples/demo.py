@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def main() -> None:
         started = time.perf_counter()
         print(f"\nall-MiniLM-L6-v2 for {target}")
         bundle = bertc.build(
-            spec,
+            replace(spec, precision="fp16") if target == "rtx" else spec,
             Path("out") / f"minilm-{target}",
             target,
             force=True,

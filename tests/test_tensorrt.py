@@ -1,0 +1,49 @@
+"""The rtx target: real engines, built without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import small_spec, weights_of
+
+import bertc
+from bertc.errors import BertcError
+
+trt = pytest.importorskip("tensorrt_rtx")
+from bertc.targets import tensorrt as target  # noqa: E402  needs the package that the line above asks for
+
+PRE_NORM = "{embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm, head: masked_lm}"
+
+
+@pytest.mark.parametrize("network", ["{head: pooled}", "{head: question_answering, mask: any_padding}", PRE_NORM])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_builds_without_a_gpu(precision: str, network: str, tmp_path: Path) -> None:
+    bundle = bertc.build(small_spec(precision=precision, network=network), tmp_path / "x", "rtx", random_seed=0)
+    assert bundle.manifest.files["model.plan"].size > 100_000
+
+
+def test_names_and_attention_come_from_the_graph() -> None:
+    spec = small_spec(precision="fp16")
+    graph = bertc.compile(spec, "rtx")
+    network = target.lower(trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights_of(graph), spec)
+    layers = [network.definition.get_layer(index) for index in range(network.definition.num_layers)]
+    assert sum(layer.type == trt.LayerType.ATTENTION_OUTPUT for layer in layers) == 2
+    computed = {node.key for node in graph if node.op != "input" and not graph.is_constant(node.key)}
+    names = {layer.name for layer in layers}
+    assert {key for key in computed if graph.producer(key).op != "split"} <= names
+    outputs = [network.definition.get_output(index).name for index in range(network.definition.num_outputs)]
+    assert outputs == ["last_hidden_state", "pooler_output"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "architecture", "reason"),
+    [("fp32", "sm_75", "FP32 GEMM is not supported"), ("bf16", "sm_75", "no bf16"), ("fp16", "sm_90", "does not build for `sm_90`")],
+)
+def test_refuses_with_a_reason_and_leaves_nothing(precision: str, architecture: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(BertcError, match=reason) as caught:
+        bertc.build(
+            small_spec(precision=precision), tmp_path / "x", "rtx", random_seed=0, architectures=[architecture]
+        )
+    assert caught.value.exit_code == 4
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -25,10 +24,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args, get_origin, get_type_hints
 
 from bertc.errors import BertcError, Diagnostic, Span, did_you_mean, error
-from bertc.spec import Profile
-from bertc.version import VERSION
 from bertc.json_reader import read_json
+from bertc.spec import Profile
 from bertc.tree import MappingNode, Node, ScalarNode, SequenceNode, read_source
+from bertc.version import VERSION
 
 MANIFEST = "manifest.json"
 GRAPH = "graph.net"
@@ -98,7 +97,9 @@ def write_bundle(path: Path, fill: Callable[[Path], Manifest], *, force: bool = 
             (made / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             _move_into_place(made, path, replaced=Path(scratch, "old"), force=force)
     except OSError as problem:
-        raise error("B0605", f"`{path}` cannot be written: {problem}", None, "is there room, and may you write there?") from None
+        raise error(
+            "B0605", f"`{path}` cannot be written: {problem}", None, "is there room, and may you write there?"
+        ) from None
     return Bundle(path, manifest)
 
 
@@ -108,7 +109,9 @@ def _refuse_existing(path: Path, force: bool) -> None:
     if not force:
         raise error("B0003", f"`{path}` exists", None, "choose another place with `-o`, or replace it with `--force`")
     if path.is_symlink() or not (path / MANIFEST).is_file():
-        raise error("B0003", f"`{path}` exists and is not a bundle", None, "`--force` replaces bundles only; remove it yourself")
+        raise error(
+            "B0003", f"`{path}` exists and is not a bundle", None, "`--force` replaces bundles only; remove it yourself"
+        )
 
 
 def _nearest_directory(path: Path) -> Path:
@@ -230,4 +233,6 @@ def _read_record(node: Node, expected: Any, name: str) -> Any:
 
 def _unexpected(span: Span, name: str, expected: Any) -> BertcError:
     wanted = getattr(expected, "__name__", str(expected))
-    return error("B0602", f"{name} is expected to be {wanted}, but something else stands here", span, "build the bundle again")
+    return error(
+        "B0602", f"{name} is expected to be {wanted}, but something else stands here", span, "build the bundle again"
+    )

@@ -92,7 +92,15 @@ def check_spec(argument: str) -> list[Verdict]:
 def _cut(spec: Spec) -> Spec:
     """Two layers of a few heads: passes see the same graph, only smaller."""
     heads, size = min(spec.sizes["heads"], 3), min(spec.sizes["head_size"], 8)
-    small = {"layers": 2, "heads": heads, "head_size": size, "hidden": heads * size, "inner": 40, "vocab": 53, "positions": 32}
+    small = {
+        "layers": 2,
+        "heads": heads,
+        "head_size": size,
+        "hidden": heads * size,
+        "inner": 40,
+        "vocab": 53,
+        "positions": 32,
+    }
     network = {
         name: replace(slot, repeat=None if slot.repeat is None else min(slot.repeat, 2))
         for name, slot in spec.network.items()
@@ -140,7 +148,9 @@ def _sizes(rule: Rule, trial: int) -> dict[str, Any]:
     """A number for every size of the signature; sizes that products of others must equal are found by trying."""
     names = {dim.path for p in rule.parameters if p.type for dim in p.type.dims or () if isinstance(dim, Name)}
     numbers = {p.name for p in rule.parameters if p.type is not None and p.type.kind == "number"}
-    sizes: dict[str, Any] = {name: _draw(rule, name, trial, 2, 6) for name in sorted(names | rule.bound_names()) if name not in rule.types}
+    sizes: dict[str, Any] = {
+        name: _draw(rule, name, trial, 2, 6) for name in sorted(names | rule.bound_names()) if name not in rule.types
+    }
     sizes |= {name: _draw(rule, name, trial, 0, 2) for name in numbers & names}
     sizes["*"] = (2, 3)[: trial % 3]
     return _solved(rule, sizes)
@@ -242,6 +252,8 @@ def _types(rule: Rule) -> str | None:
 def _values(rule: Rule) -> str | None:
     for trial in range(TRIALS):
         left, right = (_answers(instance(rule, side, trial).graph, trial) for side in (rule.left, rule.right))
+        if [x.shape for x in left] != [y.shape for y in right]:
+            return "their results differ in shape"
         worst = max(float(np.abs(x - y).max()) for x, y in zip(left, right, strict=True))
         if not worst < ALGEBRA:
             return f"they differ by {worst:.1e}, where {ALGEBRA:.0e} is allowed"
@@ -261,7 +273,11 @@ def _rests(rule: Rule, apply: Apply) -> str | None:
 def _canonical(rule: Rule) -> str | None:
     graph = instance(rule, rule.left, 1).graph
     *_, stage = run(graph, ("canonicalize",), Options())
-    return None if canonicalize(stage.graph) == graph else f"canonicalize makes it: {stage.graph.to_text().splitlines()[1].strip()}"
+    return (
+        None
+        if canonicalize(stage.graph) == graph
+        else f"canonicalize makes it: {stage.graph.to_text().splitlines()[1].strip()}"
+    )
 
 
 def _leaks(rule: Rule, apply: Apply) -> str | None:

@@ -111,7 +111,9 @@ def _load(options: argparse.Namespace) -> Any:
     from bertc.spec import load_spec, override
 
     given: dict[str, Any] = {name: getattr(options, name) for name in ("precision", "target") if getattr(options, name)}
-    given |= {name: tuple(getattr(options, name).split(",")) for name in ("passes", "without") if getattr(options, name)}
+    given |= {
+        name: tuple(getattr(options, name).split(",")) for name in ("passes", "without") if getattr(options, name)
+    }
     if options.shapes:
         given["shapes"] = (parse_shapes(options.shapes),)
     return override(load_spec(options.spec), **given)
@@ -172,11 +174,15 @@ def _inspect(options: argparse.Namespace) -> int:
     spec = _load(options)
     all_stages = list(stages(spec, options.target))
     if options.stages:
-        rows = [{"pass": s.name, "fired": s.fired, "ops": len(s.graph), "milliseconds": s.seconds * 1e3} for s in all_stages]
+        rows = [
+            {"pass": s.name, "fired": s.fired, "ops": len(s.graph), "milliseconds": s.seconds * 1e3} for s in all_stages
+        ]
         return _document("passes", passes=rows) if options.json else print("\n".join(map(_row, all_stages))) or 0
     names = [stage.name for stage in all_stages]
     if options.after is not None and options.after not in names:
-        raise error("B0001", f"pass `{options.after}` is not in this pipeline", None, did_you_mean(options.after, names))
+        raise error(
+            "B0001", f"pass `{options.after}` is not in this pipeline", None, did_you_mean(options.after, names)
+        )
     stage = all_stages[0] if options.after is None else next(s for s in all_stages if s.name == options.after)
     return _document("graph", text=stage.graph.to_text()) if options.json else print(stage.graph.to_text(), end="") or 0
 

@@ -18,7 +18,20 @@ from typing import Any
 from bertc import notation
 from bertc.errors import Span, did_you_mean, error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, default_element
-from bertc.notation import Block, Body, Call, Expression, GraphTree, List, Name, Number, Parameter, Star, TypeTree, Weight
+from bertc.notation import (
+    Block,
+    Body,
+    Call,
+    Expression,
+    GraphTree,
+    List,
+    Name,
+    Number,
+    Parameter,
+    Star,
+    TypeTree,
+    Weight,
+)
 from bertc.ops import Op, unify
 from bertc.plugins import OPS
 from bertc.spec import Slot, Spec
@@ -101,7 +114,9 @@ class Elaborator:
         frame = replace(frame, environment=environment)
         items = body.returns.items
         wanted = wanted or (hint,) * (len(items) == 1) or (None,) * len(items)
-        renamed = {item.value.path: name for item, name in zip(items, wanted, strict=True) if isinstance(item.value, Name)}
+        renamed = {
+            item.value.path: name for item, name in zip(items, wanted, strict=True) if isinstance(item.value, Name)
+        }
         for assign in body.assigns:
             hints = tuple(renamed.get(t) or _join(frame.path, t) if t != UNUSED else UNUSED for t in assign.targets)
             self._assign(assign, hints, frame)
@@ -157,7 +172,9 @@ class Elaborator:
         if dot:
             return Group(_join(frame.scope, tree.path))
         known = {*frame.environment, *self.constants}
-        raise error("B0103", f"`{tree.path}` is neither a value nor a size here", tree.span, did_you_mean(tree.path, known))
+        raise error(
+            "B0103", f"`{tree.path}` is neither a value nor a size here", tree.span, did_you_mean(tree.path, known)
+        )
 
     def _weight(self, tree: Weight, frame: Frame) -> Value:
         first, dot, rest = tree.path.partition(".")
@@ -179,8 +196,10 @@ class Elaborator:
             if isinstance(tree, Star):
                 raise error("B0101", "`*` stands in signatures only; a size is expected here", None)
             size = self.expression(tree, frame)
-            if not isinstance(size, int | str) or isinstance(size, int) and size < 1:
-                raise error("B0106", f"a size is a whole number of at least 1, but {_describe(size)} stands here", tree.span)
+            if not isinstance(size, int | str) or (isinstance(size, int) and size < 1):
+                raise error(
+                    "B0106", f"a size is a whole number of at least 1, but {_describe(size)} stands here", tree.span
+                )
             sizes.append(size)
         return tuple(sizes)
 
@@ -239,9 +258,7 @@ class Elaborator:
 
     def _attribute(self, op: Op, name: str, meaning: Meaning, tree: Call) -> Any:
         if name not in op.attributes:
-            raise error(
-                "B0105", f"{op.name} has no attribute `{name}`", tree.span, did_you_mean(name, op.attributes)
-            )
+            raise error("B0105", f"{op.name} has no attribute `{name}`", tree.span, did_you_mean(name, op.attributes))
         kind = op.attributes[name].annotation
         expected, convert = _ATTRIBUTE_KINDS[kind]
         value = convert(meaning)
@@ -402,7 +419,9 @@ def elaborator_inputs(elaborator: Elaborator, parameters: tuple[Parameter, ...])
     )
     for parameter, type in typed:
         kind = WEIGHT if parameter.type and parameter.type.kind == "weight" else INPUT
-        elaborator.graph.leaf(kind, parameter.name, Type(type.element or elaborator.element, type.shape), parameter.span)
+        elaborator.graph.leaf(
+            kind, parameter.name, Type(type.element or elaborator.element, type.shape), parameter.span
+        )
         environment[parameter.name] = Value(parameter.name)
     return environment
 

@@ -66,7 +66,9 @@ class Engine:
                 raise error("B0703", f"`{name}` has values from 0 to {bound - 1}, but {found} was given")
         if ids.shape[1] > (longest := max(profile.seq.largest for profile in self.bundle.manifest.profiles)):
             help = "shorten the text, or build with larger `shapes`"
-            raise error("B0702", f"the bundle takes at most {longest} tokens, but {ids.shape[1]} were given", None, help)
+            raise error(
+                "B0702", f"the bundle takes at most {longest} tokens, but {ids.shape[1]} were given", None, help
+            )
         mask = given["attention_mask"].astype(np.int8)
         if self.bundle.manifest.padding == "right_padding" and (holes := (np.diff(mask, axis=1) > 0).any(axis=1)).any():
             row = int(holes.argmax())
@@ -86,4 +88,6 @@ def read_arrays(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as problem:
-        raise error("B0002", f"{path} is not an .npz file of arrays: {problem}", None, "write it with numpy.savez") from None
+        raise error(
+            "B0002", f"{path} is not an .npz file of arrays: {problem}", None, "write it with numpy.savez"
+        ) from None

@@ -81,7 +81,9 @@ class Op:
         return any(p.kind is Parameter.VAR_POSITIONAL for p in signature(self.reference).parameters.values())
 
 
-def op(text: str, *, shapes: ShapeFunction | None = None, commutative: bool = False, float32: bool = False) -> Callable[[Callable[..., Any]], Op]:
+def op(
+    text: str, *, shapes: ShapeFunction | None = None, commutative: bool = False, float32: bool = False
+) -> Callable[[Callable[..., Any]], Op]:
     """Declare an op: `@op("[*, n], [n] -> [*, n]")` above its NumPy reference."""
     operands, results = (
         tuple(Pattern.parse(part) for part in side.replace("], ", "]; ").split(";")) for side in text.split("->")
@@ -166,7 +168,9 @@ def _check_arguments(op: Op, operands: tuple[Type | None, ...], given: Attribute
 def _common_element(op: Op, patterns: Sequence[Pattern], operands: tuple[Type | None, ...]) -> str:
     free = [t.element for p, t in zip(patterns, operands, strict=True) if p.element is None and t is not None]
     if len(set(free)) > 1:
-        raise TypeMismatch(f"{op.name} takes operands of one element type, but {' and '.join(sorted(set(free)))} were given")
+        raise TypeMismatch(
+            f"{op.name} takes operands of one element type, but {' and '.join(sorted(set(free)))} were given"
+        )
     return free[0] if free else "f32"
 
 
@@ -179,13 +183,17 @@ def _elementwise(*shapes: Shape) -> tuple[Shape, ...]:
 
 def _matmul(x: Shape, y: Shape) -> tuple[Shape, ...]:
     if len(x) < 2 or len(y) < 2 or x[-1] != y[-2]:
-        raise TypeMismatch(f"matmul takes [..., n, k] and [..., k, m], but {shape_text(x)} and {shape_text(y)} were given")
+        raise TypeMismatch(
+            f"matmul takes [..., n, k] and [..., k, m], but {shape_text(x)} and {shape_text(y)} were given"
+        )
     return ((*broadcast(x[:-2], y[:-2]), x[-2], y[-1]),)
 
 
 def _transpose(x: Shape, *, axes: tuple[int, ...]) -> tuple[Shape, ...]:
     if sorted(axes) != list(range(len(x))):
-        raise TypeMismatch(f"axes of {shape_text(x)} are a permutation of 0 to {len(x) - 1}, but {list(axes)} was given")
+        raise TypeMismatch(
+            f"axes of {shape_text(x)} are a permutation of 0 to {len(x) - 1}, but {list(axes)} was given"
+        )
     return (tuple(x[axis] for axis in axes),)
 
 
@@ -194,7 +202,9 @@ def _reshape(x: Shape, *, shape: Shape) -> tuple[Shape, ...]:
         return math.prod(s for s in sizes if isinstance(s, int)), sorted(s for s in sizes if isinstance(s, str))
 
     if count(x) != count(shape):
-        raise TypeMismatch(f"reshape keeps the number of elements, but {shape_text(x)} was to become {shape_text(shape)}")
+        raise TypeMismatch(
+            f"reshape keeps the number of elements, but {shape_text(x)} was to become {shape_text(shape)}"
+        )
     return (tuple(shape),)
 
 
@@ -207,7 +217,9 @@ def _axis(x: Shape, axis: int) -> int:
 def _concat(*parts: Shape, axis: int) -> tuple[Shape, ...]:
     at = _axis(parts[0], axis)
     if any((*p[:at], *p[at + 1 :]) != (*parts[0][:at], *parts[0][at + 1 :]) for p in parts):
-        raise TypeMismatch(f"concat joins shapes that differ along axis {axis} only, but got {', '.join(map(shape_text, parts))}")
+        raise TypeMismatch(
+            f"concat joins shapes that differ along axis {axis} only, but got {', '.join(map(shape_text, parts))}"
+        )
     total = sum(_number(p[at], "concat") for p in parts)
     return ((*parts[0][:at], total, *parts[0][at + 1 :]),)
 
@@ -230,7 +242,9 @@ def _slice(x: Shape, *, start: int, size: Dim, axis: int) -> tuple[Shape, ...]:
 def _select(x: Shape, *, index: int, axis: int) -> tuple[Shape, ...]:
     at = _axis(x, axis)
     if index < 0 or (isinstance(end := x[at], int) and index >= end):
-        raise TypeMismatch(f"an index along axis {axis} of {shape_text(x)} is at least 0 and in range, but {index} was given")
+        raise TypeMismatch(
+            f"an index along axis {axis} of {shape_text(x)} is at least 0 and in range, but {index} was given"
+        )
     return ((*x[:at], *x[at + 1 :]),)
 
 
@@ -416,4 +430,3 @@ PRIMITIVES = {
         embedding, padding_mask, cast, softmax, layer_norm, gelu, gelu_tanh, relu, silu, sigmoid, tanh,
     )
 }  # fmt: skip
-

@@ -19,8 +19,8 @@ from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node, Operand
 from bertc.notation import Body, Call, Expression, List, Name, Number, Parameter, RuleTree
 from bertc.plugins import OPS
 
-MAXIMUM_FIRINGS = 100_000
-"""A rule that still fires after this often feeds itself."""
+FIRINGS_PER_NODE = 10
+"""A rule that has fired this often for each node it was given feeds itself."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def apply(rule: Rule, graph: Graph) -> tuple[Graph, int]:
     Raises BertcError B0301 when the rule never comes to an end.
     """
     graph = graph.copy()
-    fired = 0
+    fired, limit = 0, FIRINGS_PER_NODE * (1 + len(graph))
     progress = True
     while progress:
         progress = False
@@ -124,7 +124,7 @@ def apply(rule: Rule, graph: Graph) -> tuple[Graph, int]:
             substitute(rule, graph, match)
             progress = True
             fired += 1
-            if fired > MAXIMUM_FIRINGS:
+            if fired > limit:
                 raise error("B0301", f"rule `{rule.name}` fires on what it made itself, without end", rule.span)
     return graph, fired
 
@@ -298,7 +298,9 @@ class _Matcher:
         given = OPS[node.op].defaults | dict(node.attributes)
         for name, tree in wanted.attributes:
             if not _bind(tree, given[name], names):
-                return f"{name}={notation.to_text(tree)} was expected, but `{node.key}` has {name}={_shown(given[name])}"
+                return (
+                    f"{name}={notation.to_text(tree)} was expected, but `{node.key}` has {name}={_shown(given[name])}"
+                )
         explicit = {name for name, _ in wanted.attributes}
         for name, default in OPS[node.op].defaults.items():
             if name not in explicit and given[name] != default:
@@ -437,7 +439,9 @@ def _refuse_unbound(rule: Rule, side: Body, known: set[str]) -> None:
         for name in _names(tree):
             if name.path not in known and name.path not in _ELEMENT_NAMES:
                 help = did_you_mean(name.path, known)
-                raise error("B0301", f"rule `{rule.name}`: `{name.path}` is not bound on the left side", name.span, help)
+                raise error(
+                    "B0301", f"rule `{rule.name}`: `{name.path}` is not bound on the left side", name.span, help
+                )
         known.update(targets)
 
 

@@ -45,7 +45,9 @@ def broadcast(*shapes: Shape) -> Shape:
     for axis in range(-rank, 0):
         sizes = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
         if len(sizes) > 1:
-            raise TypeMismatch(f"shapes that broadcast were expected, but {' and '.join(map(shape_text, shapes))} do not")
+            raise TypeMismatch(
+                f"shapes that broadcast were expected, but {' and '.join(map(shape_text, shapes))} do not"
+            )
         result.append(sizes.pop() if sizes else 1)
     return tuple(result)
 

@@ -12,7 +12,12 @@ import numpy as np
 
 import bertc
 
-SENTENCES = ("a cat sat on the mat", "a kitten rests on a rug", "the stock market fell today", "shares dropped in trading")
+SENTENCES = (
+    "a cat sat on the mat",
+    "a kitten rests on a rug",
+    "the stock market fell today",
+    "shares dropped in trading",
+)
 
 
 def token_ids(text: str, vocabulary: dict[str, int]) -> list[int]:
@@ -45,7 +50,9 @@ def main() -> None:
             Path("out") / f"minilm-{target}",
             target,
             force=True,
-            observe=lambda s: print(f"  {s.name:20} {s.fired:3} fired, {len(s.graph):4} ops, {s.seconds * 1e3:6.1f} ms"),
+            observe=lambda s: print(
+                f"  {s.name:20} {s.fired:3} fired, {len(s.graph):4} ops, {s.seconds * 1e3:6.1f} ms"
+            ),
         )
         print(f"  -> {bundle.path.relative_to(Path.cwd())} in {time.perf_counter() - started:.1f} s")
 

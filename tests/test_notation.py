@@ -55,7 +55,9 @@ ERRORS = {
     "block f(x, x):\n    return x\n": "error[B0104]: `x` is a parameter twice\n --> t.net:1:12",
     "block f(x):\n    return x\nblock f(x):\n    return x\n": "error[B0104]: `f` is defined twice\n --> t.net:3:1",
     "(" * 40_000: "error[B0102]: brackets are nested more than 64 deep\n --> t.net:1:65",
-    "block f(x):\n    return " + " + ".join("x" * 5000) + "\n": "error[B0102]: more than 64 operators are chained\n --> t.net:2:",
+    "block f(x):\n    return "
+    + " + ".join("x" * 5000)
+    + "\n": "error[B0102]: more than 64 operators are chained\n --> t.net:2:",
     "block f(x):\n    return 1e999\n": "error[B0101]: this number does not fit a float64\n --> t.net:2:12",
 }
 

@@ -18,7 +18,14 @@ import bertc
 from bertc.elaborate import elaborate
 from bertc.reference import evaluate
 
-HEADS = ("pooled", "hidden_states", "question_answering", "sequence_classification", "token_classification", "masked_lm")
+HEADS = (
+    "pooled",
+    "hidden_states",
+    "question_answering",
+    "sequence_classification",
+    "token_classification",
+    "masked_lm",
+)
 PRE_NORM = "embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm"
 FLOAT32 = 2e-5
 """Hidden states are of size 1 to 4; two layers of float32 sums differ by a few 1e-6."""
@@ -62,7 +69,9 @@ def test_fused_operators_are_used(tmp_path: Path) -> None:
     bertc.build(small_spec(), tmp_path / "fused", "onnx", random_seed=0)
     bertc.build(small_spec(), tmp_path / "portable", "onnx", random_seed=0, hosting={"portable": True})
     fused = [node.op_type for node in onnx.load(tmp_path / "fused/model.onnx").graph.node]
-    assert {op: fused.count(op) for op in ("Attention", "SkipLayerNormalization", "BiasGelu", "EmbedLayerNormalization")} == {
+    assert {
+        op: fused.count(op) for op in ("Attention", "SkipLayerNormalization", "BiasGelu", "EmbedLayerNormalization")
+    } == {
         "Attention": 2,
         "SkipLayerNormalization": 4,
         "BiasGelu": 2,
@@ -126,7 +135,27 @@ def test_a_saved_directory_builds_as_it_is(name: str, config: str, tmp_path: Pat
 
 
 def sentences() -> list[str]:
-    words = "the cat sat on a mat while rain fell softly over old stone bridges near our quiet little town".split()
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "while",
+        "rain",
+        "fell",
+        "softly",
+        "over",
+        "old",
+        "stone",
+        "bridges",
+        "near",
+        "our",
+        "quiet",
+        "little",
+        "town",
+    ]
     return [" ".join(words[: 1 + index % len(words)]) + " ." * (index // 5) for index in range(32)]
 
 

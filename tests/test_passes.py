@@ -17,13 +17,22 @@ from bertc.notation import parse_graph
 from bertc.passes import FINISH, FUSIONS, Options, pipeline, run
 from bertc.reference import evaluate
 
-HEADS = ("pooled", "hidden_states", "question_answering", "sequence_classification", "token_classification", "masked_lm")
+HEADS = (
+    "pooled",
+    "hidden_states",
+    "question_answering",
+    "sequence_classification",
+    "token_classification",
+    "masked_lm",
+)
 ALGEBRA = 1e-12
 """Rewrites are proved in float64, where a sum in another order differs by about 1e-15."""
 
 
 def network(head: str, order: str) -> str:
-    pre_norm = "{embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm, head: %s}"
+    pre_norm = (
+        "{embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm, head: %s}"
+    )
     return (pre_norm if order == "pre_norm" else "{head: %s}") % head
 
 

@@ -13,7 +13,9 @@ from bertc.errors import BertcError
 trt = pytest.importorskip("tensorrt_rtx")
 from bertc.targets import tensorrt as target  # noqa: E402  needs the package that the line above asks for
 
-PRE_NORM = "{embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm, head: masked_lm}"
+PRE_NORM = (
+    "{embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm, head: masked_lm}"
+)
 
 
 @pytest.mark.parametrize("network", ["{head: pooled}", "{head: question_answering, mask: any_padding}", PRE_NORM])
@@ -38,12 +40,16 @@ def test_names_and_attention_come_from_the_graph() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "architecture", "reason"),
-    [("fp32", "sm_75", "FP32 GEMM is not supported"), ("bf16", "sm_75", "no bf16"), ("fp16", "sm_90", "does not build for `sm_90`")],
+    [
+        ("fp32", "sm_75", "FP32 GEMM is not supported"),
+        ("bf16", "sm_75", "no bf16"),
+        ("fp16", "sm_90", "does not build for `sm_90`"),
+    ],
 )
-def test_refuses_with_a_reason_and_leaves_nothing(precision: str, architecture: str, reason: str, tmp_path: Path) -> None:
+def test_refuses_with_a_reason_and_leaves_nothing(
+    precision: str, architecture: str, reason: str, tmp_path: Path
+) -> None:
     with pytest.raises(BertcError, match=reason) as caught:
-        bertc.build(
-            small_spec(precision=precision), tmp_path / "x", "rtx", random_seed=0, architectures=[architecture]
-        )
+        bertc.build(small_spec(precision=precision), tmp_path / "x", "rtx", random_seed=0, architectures=[architecture])
     assert caught.value.exit_code == 4
     assert list(tmp_path.iterdir()) == []

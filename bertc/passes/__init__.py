@@ -80,7 +80,9 @@ def pipeline(passes: Sequence[str] = ("default",), without: Sequence[str] = ()) 
         if name not in (*FUSIONS, *FINISH) and not name.endswith(".net"):
             raise error("B0001", f"`{name}` is no pass", None, did_you_mean(name, ("default", *FUSIONS, *FINISH)))
     needed = [name for name in FINISH if name not in named]
-    return tuple(name for name in (*named, *needed) if name not in without or name in ("expand_unhosted", "set_precision"))
+    return tuple(
+        name for name in (*named, *needed) if name not in without or name in ("expand_unhosted", "set_precision")
+    )
 
 
 def run(graph: Graph, names: Sequence[str], options: Options) -> Iterator[Stage]:

@@ -7,7 +7,9 @@ import numpy as np
 from bertc.ops import Array, op
 
 
-@op("[vocab, n], [positions, n], [types, n], i32[batch, seq], i32[batch, seq], [n], [n] -> [batch, seq, n], [batch, seq, n]")
+@op(
+    "[vocab, n], [positions, n], [types, n], i32[batch, seq], i32[batch, seq], [n], [n] -> [batch, seq, n], [batch, seq, n]"
+)
 def embed_norm(
     word: Array,
     position: Array,

@@ -132,7 +132,9 @@ class _Lowering:
     def name(self, value: str) -> str:
         return self.renamed.get(value, value)
 
-    def emit(self, op: str, inputs: Sequence[str], output: str | Sequence[str], domain: str = "", **attributes: Any) -> str:
+    def emit(
+        self, op: str, inputs: Sequence[str], output: str | Sequence[str], domain: str = "", **attributes: Any
+    ) -> str:
         """Add a node; operands and results are given by the names they have in the graph."""
         outputs = [output] if isinstance(output, str) else list(output)
         names = [self.name(value) if value else "" for value in outputs]
@@ -330,7 +332,12 @@ def _absorbed_projections(graph: Graph) -> list[str]:
             continue
         projection, mask = graph.producer(node.values[0]), graph.producer(node.values[3])
         alone = all(len(graph.users(name)) == 1 and not graph.is_output(name) for name in node.values[:3])
-        if projection.op == "qkv_projection" and projection.results == node.values[:3] and alone and mask.op == "padding_mask":
+        if (
+            projection.op == "qkv_projection"
+            and projection.results == node.values[:3]
+            and alone
+            and mask.op == "padding_mask"
+        ):
             found.append(projection.key)
     return found
 

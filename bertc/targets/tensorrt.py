@@ -86,13 +86,18 @@ def write(
 def open_session(folder: Path) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """Raises BertcError B0513: running needs an RTX GPU and CUDA's Python package."""
     raise error(
-        "B0513", f"{folder} is an engine for RTX GPUs, which bertc does not run yet", None, "run it with TensorRT-RTX's own tools"
+        "B0513",
+        f"{folder} is an engine for RTX GPUs, which bertc does not run yet",
+        None,
+        "run it with TensorRT-RTX's own tools",
     )
 
 
 def lower(builder: Any, graph: Graph, weights: Weights, spec: Spec) -> _Network:
     """The network definition of a graph, and the arrays that must outlive the build."""
-    network = _Network(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), graph, weights)
+    network = _Network(
+        builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), graph, weights
+    )
     inputs = dict(zip(INPUT_NAMES["hugging_face"], INPUT_NAMES[spec.input_names], strict=True))
     for node in graph:
         if node.op == INPUT:

@@ -1,0 +1,103 @@
+"""The nine derived checks: every shipped rule passes them, every wrong rule and every wrong engine fails one."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertc.check import check_rule, check_spec
+from bertc.errors import BertcError
+from bertc.graph import Graph
+from bertc.notation import parse
+from bertc.passes import FUSIONS, rules, rules_of
+from bertc.rewrite import Rule, _Matcher
+
+SHIPPED = [(name, rule) for name in FUSIONS for rule in rules(name)]
+
+
+@pytest.mark.parametrize(("name", "rule"), SHIPPED, ids=[rule.name for _, rule in SHIPPED])
+def test_shipped_rules_pass(name: str, rule: Rule) -> None:
+    verdicts = check_rule(rule, canonical=name != "canonicalize")
+    assert len(verdicts) == 9
+    assert [verdict for verdict in verdicts if verdict.problem is not None] == []
+
+
+def failures(text: str) -> dict[str, str]:
+    (rule,) = rules_of(parse(text, "mine.net"))
+    return {verdict.check: verdict.problem for verdict in check_rule(rule) if verdict.problem is not None}
+
+
+WRONG = {
+    "both sides agree in float64": """
+rule erf_for_tanh(x: [*, n], bias: weight[n]):
+    gelu_tanh(x + bias)
+=>
+    bias_gelu(x, bias)
+""",
+    "both sides have the same types": """
+rule lost_transpose(x: [a, b]):
+    tanh(transpose(x, [1, 0]))
+=>
+    tanh(x)
+""",
+    "its left side is canonical": """
+rule not_canonical(x: [*, n]):
+    relu(x / 2)
+=>
+    relu(x) * 0.5
+""",
+    "does not fire on its right side": """
+rule feeds_itself(x: [*, n]):
+    relu(x)
+=>
+    relu(relu(x))
+""",
+    "near misses do not fire, or are equal": """
+rule any_eps(x: [*, n], residual: [*, n], scale: weight[n], bias: weight[n], eps: number):
+    y = x + residual
+    layer_norm(y, scale, bias, eps=eps)
+=>
+    a, b = skip_norm(x, residual, scale, bias, eps=1e-12)
+    return a
+""",
+}
+
+
+@pytest.mark.parametrize(("check", "text"), WRONG.items(), ids=WRONG)
+def test_wrong_rules_fail(check: str, text: str) -> None:
+    found = failures(text)
+    assert check in found
+
+
+def test_a_name_that_the_left_side_does_not_bind_is_refused() -> None:
+    with pytest.raises(BertcError, match="`biass` is not bound on the left side"):
+        failures("rule r(x: [*, n], bias: weight[n]):\n    gelu(x + bias)\n=>\n    bias_gelu(x, biass)\n")
+
+
+def test_an_engine_without_the_leak_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    (rule,) = (rule for _, rule in SHIPPED if rule.name == "fuse_bias_gelu")
+    monkeypatch.setattr(_Matcher, "_refusal", lambda self, state: None)
+    found = {verdict.check for verdict in check_rule(rule) if verdict.problem is not None}
+    assert "refuses a value that leaks" in found
+
+
+LOOP = """
+rule two_results(x: [*, n], y: [*, n]):
+    a = relu(x)
+    b = a * y
+    return a, b
+=>
+    a = maximum(x, 0)
+    b = a * y
+    return a, b
+"""
+
+
+def test_an_engine_without_the_loop_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert failures(LOOP) == {}
+    monkeypatch.setattr(Graph, "reenters", lambda self, keys: False)
+    assert "refuses to make a loop" in failures(LOOP)
+
+
+@pytest.mark.parametrize("name", ["bert-base", "megatron-345m"])
+def test_every_pass_keeps_a_shipped_spec(name: str) -> None:
+    assert {verdict.problem for verdict in check_spec(name)} == {None}

@@ -18,14 +18,15 @@ from bertc.version import VERSION
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but a misspelt flag or verb is answered with the nearest one."""
+    """argparse with our exit code and form of message."""
 
     def error(self, message: str) -> NoReturn:
-        _, found, wrong = message.partition("unrecognized arguments: ")
-        if found:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            message = f"unknown flag `{wrong.split()[0]}`; {did_you_mean(wrong.split()[0], flags)}"
         self.exit(USAGE, f"error: {message}\nSee `{self.prog} --help`.\n")
+
+    def refuse(self, argument: str) -> NoReturn:
+        """A misspelt flag is answered with the nearest one."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        self.error(f"unknown argument `{argument}`; {did_you_mean(argument, flags)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -35,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.refuse(unknown[0])
     try:
         return options.verb(options)
     except BertcError as problem:
@@ -62,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
-        added.set_defaults(verb=run)
+        added.set_defaults(verb=run, parser=added)
         return added
 
     build = verb("build", _build, "compile a spec and its weights into a bundle")

@@ -66,7 +66,8 @@ def test_check_says_no_to_a_wrong_rule(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 BAD = {
-    "no such spec": (["inspect", "bert-bas"], 3, "bert-base"),
+    "no such name": (["inspect", "bert-bas"], 2, "did you mean `bert-base`"),
+    "no such spec": (["inspect", "nowhere.yaml"], 3, "nowhere.yaml"),
     "no such pass": (["inspect", "bert-base", "--without", "fuse_atention"], 2, "fuse_attention"),
     "no such file": (["check", "nowhere.net"], 3, "nowhere.net"),
     "no weights": (["build", "bert-base", "--target", "onnx", "-o", "x"], 2, "--random-weights"),

@@ -74,7 +74,8 @@ def test_shipped(
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "head_size": head_size, "inner": inner}
     assert found.sizes == {**sizes, "vocab": 30522, "positions": 512, "types": 2, "labels": 2}
     assert (found.name, found.source, found.norm_eps, found.activation) == (name, name, norm_eps, "gelu")
-    assert found.network == {**DEFAULT_NETWORK, "encoder": Slot(encoder, layers), "final": Slot(final)}
+    embeddings = {"embeddings": Slot("summed_embeddings")} if name == "megatron-345m" else {}
+    assert found.network == {**DEFAULT_NETWORK, **embeddings, "encoder": Slot(encoder, layers), "final": Slot(final)}
     assert found.shapes == (Profile(Range(1, 8, 32), Range(1, 128, 512)),)
     assert (found.precision, found.passes, found.without, found.blocks) == ("fp32", ("default",), (), ())
     assert (found.weights, found.target, found.labels, found.position_offset) == (None, None, (), 0)

@@ -114,12 +114,21 @@ def main() -> None:
             print(f"{name}: their fusions {optimised.get_fused_operator_statistics()}")
             for case, batch, seq in CASES:
                 if case == name:
-                    row = {"model": name, "batch": batch, "seq": seq, **measure(ours, theirs, batch, seq, options.pairs)}
+                    row = {
+                        "model": name,
+                        "batch": batch,
+                        "seq": seq,
+                        **measure(ours, theirs, batch, seq, options.pairs),
+                    }
                     rows.append(row)
                     print("  {batch:2} x {seq}: ours {ours_ms:8.2f} ms, theirs {theirs_ms:8.2f} ms, ratio {ratio:.3f} "
                           "({ratio_low:.3f} to {ratio_high:.3f})".format(**row))  # fmt: skip
     if options.json:
-        versions = {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+        versions = {
+            "onnxruntime": onnxruntime.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
         document = {"schema": "bertc-cpu-benchmark/1", "cpu": platform.processor(), "versions": versions, "rows": rows}
         options.json.write_text(json.dumps(document, indent=2) + "\n")
 

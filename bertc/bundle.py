@@ -5,9 +5,9 @@
       graph.net         the final graph, in the notation
       model.onnx ...    the engine, byte for byte as its own tools load it
 
-A bundle is flat. It appears whole or not at all: it is written beside its place and renamed into it. Equal specs, weights
-and versions give equal bytes, so a manifest holds no time and no absolute path. The hashes tell a damaged or half-copied
-bundle; they cannot tell who wrote it.
+A bundle is flat. It appears whole or not at all: it is written beside its place and renamed into it. Equal specs,
+weights and versions give equal bytes, so a manifest holds no time and no absolute path. The hashes tell a damaged or
+half-copied bundle; they cannot tell who wrote it.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def _move_into_place(made: Path, path: Path, replaced: Path, force: bool) -> Non
 def read_bundle(path: Path) -> Bundle:
     """The bundle at `path`, every file of it checked against the manifest before anything else is done with it.
 
-    Raises B0601 when there is none, B0602 for a manifest that does not fit, B0603 for a layout of another bertc, and all
-    at once B0604 for each file that is missing, altered, or not a plain file inside the bundle.
+    Raises B0601 when there is none, B0602 for a manifest that does not fit, B0603 for a layout of another bertc, and
+    all at once B0604 for each file that is missing, altered, or not a plain file inside the bundle.
     """
     if not (path / MANIFEST).is_file():
         raise error("B0601", f"`{path}` is not a bundle: it has no {MANIFEST}", None, "`bertc build` makes bundles")
@@ -156,15 +156,16 @@ def read_bundle(path: Path) -> Bundle:
 
 def _altered_files(path: Path, files: Mapping[str, File]) -> Iterator[Diagnostic]:
     for name, expected in files.items():
-        if (found := _found_instead(path / name, expected)) is not None:
+        if (found := _found_instead(path, name, expected)) is not None:
             message = f"`{path / name}` is not as it was built: {found}"
             yield Diagnostic("B0604", message, None, "build the bundle again, or copy it again whole")
 
 
-def _found_instead(path: Path, expected: File) -> str | None:
+def _found_instead(folder: Path, name: str, expected: File) -> str | None:
     """What is wrong with a file, as the end of a sentence; None when it is as expected."""
-    if not _FILE_NAME.fullmatch(path.name) or path.name == MANIFEST:
+    if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
         return "its name is not that of a file in a bundle"
+    path = folder / name
     try:
         status = path.lstat()
     except OSError as problem:

@@ -204,14 +204,14 @@ def _number(rule: Rule, name: str, trial: int) -> float | int:
     return _draw(rule, name, trial, 0, 2) if whole else 0.25 + _draw(rule, name, trial, 0, 1000) / 512
 
 
-def _answers(graph: Graph, seed: int) -> list[Any]:
+def answers(graph: Graph, seed: int) -> list[Any]:
+    """The outputs of a graph on random values for its inputs and weights; sizes known only later are 3."""
     generator = np.random.default_rng(seed)
-    values = {
-        node.key: generator.integers(0, 2, node.types[0].shape)
-        if not node.types[0].is_float
-        else generator.standard_normal(node.types[0].shape)  # pyright: ignore
-        for node in sorted((*graph.inputs, *graph.weights), key=lambda node: node.key)
-    }
+    values: dict[str, Any] = {}
+    for node in sorted((*graph.inputs, *graph.weights), key=lambda node: node.key):
+        shape = tuple(size if isinstance(size, int) else 3 for size in node.types[0].shape)
+        ids = not node.types[0].is_float
+        values[node.key] = generator.integers(0, 2, shape) if ids else generator.standard_normal(shape)
     weights = {node.key: _Given(values[node.key]) for node in graph.weights}
     return list(evaluate(graph, values, weights).values())
 
@@ -251,7 +251,7 @@ def _types(rule: Rule) -> str | None:
 
 def _values(rule: Rule) -> str | None:
     for trial in range(TRIALS):
-        left, right = (_answers(instance(rule, side, trial).graph, trial) for side in (rule.left, rule.right))
+        left, right = (answers(instance(rule, side, trial).graph, trial) for side in (rule.left, rule.right))
         if [x.shape for x in left] != [y.shape for y in right]:
             return "their results differ in shape"
         worst = max(float(np.abs(x - y).max()) for x, y in zip(left, right, strict=True))
@@ -332,7 +332,7 @@ def _near_misses(rule: Rule, apply: Apply) -> str | None:
         rewritten, fired = apply(rule, changed)
         if not fired:
             continue
-        pairs = zip(_answers(changed, 5), _answers(rewritten, 5), strict=True)
+        pairs = zip(answers(changed, 5), answers(rewritten, 5), strict=True)
         if not all(x.shape == y.shape and np.abs(x - y).max() < ALGEBRA for x, y in pairs):
             return f"with {description} it still fires, and the answer changes"
     return None

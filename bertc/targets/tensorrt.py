@@ -119,7 +119,7 @@ class _Network:
         self.graph = graph
         self.weights = weights
         self.tensors: dict[str, Any] = {}
-        self.arrays: list[Array] = []
+        self.arrays: dict[str, Array] = {}
         """TensorRT reads weights where they lie until the engine is built."""
 
     # ------------------------------------------------------------------------------------------------ pieces
@@ -137,7 +137,7 @@ class _Network:
         if name not in self.tensors:
             kind, dtype = ELEMENTS[element]
             stored = np.ascontiguousarray(array.astype(dtype)).reshape(array.shape)
-            self.arrays.append(stored)
+            self.arrays[name] = stored
             layer = self.definition.add_constant(stored.shape, trt.Weights(kind, stored.ctypes.data, stored.size))
             self.tensors[name] = self.name(layer, name)
         return self.tensors[name]

@@ -16,7 +16,7 @@ import numpy as np
 
 from bertc import notation
 from bertc.elaborate import Elaborator, Frame, Value, elaborate
-from bertc.errors import BertcError
+from bertc.errors import BertcError, error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node
 from bertc.notation import Body, Name, Number, RuleTree, Star
 from bertc.passes import Options, pipeline, rules_of, run
@@ -47,7 +47,11 @@ class Verdict:
 
 def check_rules(path: str) -> list[Verdict]:
     """The nine checks on each rule of a file. Raises BertcError when the file itself cannot be read as rules."""
-    return [verdict for rule in rules_of(notation.read(Path(path))) for verdict in check_rule(rule)]
+    rules = rules_of(notation.read(Path(path)))
+    if not rules:
+        help = "a rule is `rule NAME(x: [*, n]):`, its left side, `=>`, its right side"
+        raise error("B0301", f"`{path}` has no rule to check", None, help)
+    return [verdict for rule in rules for verdict in check_rule(rule)]
 
 
 def check_rule(rule: Rule, apply: Apply = apply, *, canonical: bool = True) -> list[Verdict]:

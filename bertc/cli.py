@@ -5,42 +5,35 @@ Results go to standard output, everything else to standard error; exit codes are
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
-from bertc.errors import CHECK_SAID_NO, CODES, OUR_BUG, USAGE, BertcError, did_you_mean
+from bertc.arguments import TARGET_FLAGS, make_parser
+from bertc.errors import CHECK_SAID_NO, CODES, OUR_BUG, BertcError, did_you_mean, error
 from bertc.version import VERSION
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with our exit code and form of message."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"error: {message}\nSee `{self.prog} --help`.\n")
-
-    def refuse(self, argument: str) -> NoReturn:
-        """A misspelt flag is answered with the nearest one."""
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        self.error(f"unknown argument `{argument}`; {did_you_mean(argument, flags)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a verb and exit with its code."""
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
-    options, unknown = _parser().parse_known_args(arguments)
+    options, unknown = make_parser().parse_known_args(arguments)
     if unknown:
         options.parser.refuse(unknown[0])
     try:
-        return options.verb(options)
+        return VERBS[options.verb](options)
     except BertcError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code
@@ -53,73 +46,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as bug:
         if os.environ.get("BERTC_TRACEBACK"):
             raise
-        print(f"error: this is a bug of bertc: {type(bug).__name__}: {bug}", file=sys.stderr)
+        print(f"error: this is a bug of bertc {VERSION}: {type(bug).__name__}: {bug}", file=sys.stderr)
         print("Set BERTC_TRACEBACK=1 to see where, and report it with the command.", file=sys.stderr)
         return OUR_BUG
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bertc", description="Compile a transformer encoder into an inference engine.")
-    parser.add_argument("--version", action="version", version=f"bertc {VERSION}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
-
-    def verb(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
-        added.set_defaults(verb=run, parser=added)
-        return added
-
-    build = verb("build", _build, "compile a spec and its weights into a bundle")
-    _add_spec(build)
-    build.add_argument("-o", "--output", type=Path, help="the bundle to write; out/NAME-TARGET when left out")
-    build.add_argument("--weights", type=Path, help="a checkpoint: a file or a directory")
-    build.add_argument("--random-weights", type=int, metavar="SEED", help="made-up weights, for measuring")
-    build.add_argument("--arch", help="rtx: comma-separated GPU architectures, such as sm_86,sm_89")
-    build.add_argument("--portable", action="store_true", help="onnx: standard operators only")
-    build.add_argument("--force", action="store_true", help="replace the bundle that is there")
-
-    run = verb("run", _run, "run a bundle on arrays")
-    run.add_argument("bundle", type=Path)
-    run.add_argument("--inputs", type=Path, required=True, help="an .npz of input_ids, attention_mask, token_type_ids")
-    run.add_argument("--outputs", type=Path, required=True, help="the .npz to write")
-
-    inspect = verb("inspect", _inspect, "print the graph of a spec, or a table of its passes")
-    _add_spec(inspect)
-    inspect.add_argument("--after", metavar="PASS", help="the graph as it stands after this pass")
-    inspect.add_argument("--stages", action="store_true", help="a table of all passes: ops, what fired, times")
-
-    explain = verb("explain", _explain, "where a pass fires, and the nearest miss; or what an error code means")
-    explain.add_argument("spec", help="a spec, or an error code such as B0103")
-    explain.add_argument("pass_name", metavar="PASS", nargs="?")
-
-    check = verb("check", _check, "prove rules (a .net file), or every pass on a spec, against the reference")
-    check.add_argument("subject")
-
-    doctor = verb("doctor", _doctor, "which targets work on this machine")
-    for added in (build, inspect, explain, check, doctor):
-        added.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    return parser
-
-
-def _add_spec(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", help="a shipped name, a .yaml file, or a Hugging Face directory")
-    parser.add_argument("--target", default=os.environ.get("BERTC_TARGET"), help="onnx or rtx")
-    parser.add_argument("--precision", default=os.environ.get("BERTC_PRECISION"), help="fp32, fp16 or bf16")
-    parser.add_argument("--passes", help="comma-separated: `default`, names of passes, files of rules")
-    parser.add_argument("--without", help="comma-separated names of passes to leave out")
-    parser.add_argument("--shapes", help="batch=1:8:32,seq=16:128:384 (smallest, usual, largest)")
-
-
-def _load(options: argparse.Namespace) -> Any:
-    from bertc.shapes import parse_shapes
-    from bertc.spec import load_spec, override
-
-    given: dict[str, Any] = {name: getattr(options, name) for name in ("precision", "target") if getattr(options, name)}
-    given |= {
-        name: tuple(getattr(options, name).split(",")) for name in ("passes", "without") if getattr(options, name)
-    }
-    if options.shapes:
-        given["shapes"] = (parse_shapes(options.shapes),)
-    return override(load_spec(options.spec), **given)
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    """Leave as on Ctrl-C, so that what is half written is taken away."""
+    raise KeyboardInterrupt
 
 
 def _document(schema: str, **content: object) -> int:
@@ -127,74 +61,122 @@ def _document(schema: str, **content: object) -> int:
     return 0
 
 
-def _build(options: argparse.Namespace) -> int:
+# --------------------------------------------------------------------------------------------------------------- specs
+
+
+def _load(options: Namespace) -> Any:
+    from bertc.shapes import parse_input_shapes, parse_shapes
+    from bertc.spec import load_spec, override
+
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("precision", "target") if getattr(options, name)}
+    given |= {
+        name: tuple(getattr(options, name).split(",")) for name in ("passes", "without") if getattr(options, name)
+    }
+    profiles = [parse_shapes(text) for text in options.shapes]
+    trtexec = [getattr(options, name, None) for name in ("minShapes", "optShapes", "maxShapes")]
+    if any(trtexec):
+        profiles.append(parse_input_shapes(*trtexec))
+    return override(load_spec(options.spec), shapes=tuple(profiles) or None, **given)
+
+
+def _build(options: Namespace) -> int:
     from bertc.compiler import build, default_target
 
     spec = _load(options)
     target = spec.target or default_target()
     output = options.output or Path("out") / f"{spec.name}-{target}"
-    note: Callable[[Any], None] = lambda stage: print(_row(stage), file=sys.stderr)
-    bundle = build(
-        spec,
-        output,
-        target,
-        weights=options.weights,
-        random_seed=options.random_weights,
-        force=options.force,
-        hosting={"portable": True} if options.portable else {},
-        architectures=options.arch.split(",") if options.arch else None,
-        observe=note,
-    )
+    with _progress() as (progress, say):
+        bundle = build(
+            spec,
+            output,
+            target,
+            weights=options.weights,
+            random_seed=options.random_weights,
+            force=options.force,
+            observe=lambda stage: say(_row(stage)),
+            progress=progress,
+            **_target_options(options, target),
+        )
     if options.json:
         return _document("build", bundle=str(output), target=target, files=sorted(bundle.manifest.files))
     print(output)
     return 0
 
 
+def _target_options(options: Namespace, target: str) -> dict[str, Any]:
+    """What is chosen for one target alone."""
+    given = {name: getattr(options, name) for name in TARGET_FLAGS if getattr(options, name)}
+    for name in given:
+        if TARGET_FLAGS[name] != target:
+            message = f"`--{name}` is for target {TARGET_FLAGS[name]}, but the target is {target}"
+            raise error("B0001", message, None, f"leave it out, or say `--target {TARGET_FLAGS[name]}`")
+    architectures = given.pop("arch", None)
+    return {"hosting": given, "architectures": architectures.split(",") if architectures else None}
+
+
+Progress = Callable[[str, int, int], None]
+
+
+@contextmanager
+def _progress() -> Generator[tuple[Progress | None, Callable[[str], None]]]:
+    """A bar for what takes long, on a terminal only, and a way to print a line beside it."""
+    if not sys.stderr.isatty() or os.environ.get("CI") or os.environ.get("TERM") == "dumb":
+        yield None, lambda text: print(text, file=sys.stderr)
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=of)
+            bars.update(tasks[what], completed=done, total=of)
+
+        yield progress, lambda text: bars.console.print(text, highlight=False, markup=False)
+
+
 def _row(stage: Any) -> str:
     return f"{stage.name:22} {stage.fired:5} fired {len(stage.graph):6} ops {stage.seconds * 1e3:8.1f} ms"
 
 
-def _run(options: argparse.Namespace) -> int:
-    import numpy as np
+def _inspect(options: Namespace) -> int:
+    from bertc.compiler import stages
+    from bertc.exports import to_dot, to_json
 
-    from bertc.engine import open, read_arrays
-
-    inputs = read_arrays(options.inputs)
-    outputs = open(options.bundle).run(inputs)
-    beside = options.outputs.with_name(f".{options.outputs.name}.new.npz")
-    np.savez(beside, **outputs)
-    beside.replace(options.outputs)
-    for name, array in outputs.items():
-        print(f"{name} {array.dtype} {list(array.shape)}")
+    found = list(stages(_load(options), options.target))
+    if options.passes == "":
+        return _print_passes(found, options.json)
+    names = [stage.name for stage in found]
+    name = options.after or names[0]
+    if name not in names:
+        raise error("B0001", f"pass `{name}` is not in this pipeline", None, did_you_mean(name, names))
+    graph = found[names.index(name)].graph
+    if options.json or options.format == "json":
+        return _document("graph", after=name, **to_json(graph))
+    print(to_dot(graph) if options.format == "dot" else graph.to_text(), end="")
     return 0
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    from bertc.compiler import stages
-    from bertc.errors import error
-
-    spec = _load(options)
-    all_stages = list(stages(spec, options.target))
-    if options.stages:
+def _print_passes(stages: Sequence[Any], as_json: bool) -> int:
+    if as_json:
         rows = [
-            {"pass": s.name, "fired": s.fired, "ops": len(s.graph), "milliseconds": s.seconds * 1e3} for s in all_stages
+            {"pass": s.name, "fired": s.fired, "ops": len(s.graph), "milliseconds": s.seconds * 1e3} for s in stages
         ]
-        return _document("passes", passes=rows) if options.json else print("\n".join(map(_row, all_stages))) or 0
-    names = [stage.name for stage in all_stages]
-    if options.after is not None and options.after not in names:
-        raise error(
-            "B0001", f"pass `{options.after}` is not in this pipeline", None, did_you_mean(options.after, names)
-        )
-    stage = all_stages[0] if options.after is None else next(s for s in all_stages if s.name == options.after)
-    return _document("graph", text=stage.graph.to_text()) if options.json else print(stage.graph.to_text(), end="") or 0
+        return _document("passes", passes=rows)
+    print("\n".join(map(_row, stages)))
+    return 0
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from bertc.errors import error
+# -------------------------------------------------------------------------------------------------------- explanations
 
+
+def _explain(options: Namespace) -> int:
     if options.spec in CODES and options.pass_name is None:
         code = CODES[options.spec]
+        if options.json:
+            return _document("code", **vars(code))
         print(f"{code.name}: {code.title} (exit code {code.exit_code})\n\n{code.explanation}")
         return 0
     if options.pass_name is None:
@@ -218,26 +200,61 @@ def _explain_pass(argument: str, name: str, as_json: bool) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: Namespace) -> int:
     from bertc.check import check_rules, check_spec
 
     verdicts = check_rules(options.subject) if options.subject.endswith(".net") else check_spec(options.subject)
-    failed = [verdict for verdict in verdicts if verdict.problem is not None]
     if options.json:
         _document("check", checks=[vars(verdict) for verdict in verdicts])
     else:
         for verdict in verdicts:
             print(f"{'ok  ' if verdict.problem is None else 'FAIL'} {verdict.subject}: {verdict.check}", end="")
             print("" if verdict.problem is None else f": {verdict.problem}")
-    return CHECK_SAID_NO if failed else 0
+    return 0 if all(verdict.problem is None for verdict in verdicts) else CHECK_SAID_NO
 
 
-def _doctor(options: argparse.Namespace) -> int:
-    from bertc.compiler import usable_targets
+# ------------------------------------------------------------------------------------------------------------- engines
 
-    found = usable_targets()
+
+def _run(options: Namespace) -> int:
+    from bertc.engine import open, read_arrays, write_arrays
+
+    outputs = open(options.bundle).run(read_arrays(options.inputs))
+    write_arrays(options.outputs, outputs)
     if options.json:
-        return _document("doctor", targets={target: reason for target, reason in found})
-    for target, reason in found:
-        print(f"{target:8} {'works here' if reason is None else reason}")
+        shapes = {name: {"type": str(array.dtype), "shape": array.shape} for name, array in outputs.items()}
+        return _document("run", outputs=shapes)
+    for name, array in outputs.items():
+        print(f"{name} {array.dtype} {list(array.shape)}")
     return 0
+
+
+def _doctor(options: Namespace) -> int:
+    from bertc.compiler import diagnoses
+
+    found = diagnoses()
+    if options.json:
+        return _document("doctor", targets={diagnosis.target: vars(diagnosis) for diagnosis in found})
+    for diagnosis in found:
+        builds, runs = (reason or "yes" for reason in (diagnosis.builds, diagnosis.runs))
+        versions = ", ".join(f"{package} {version}" for package, version in diagnosis.versions.items())
+        print(f"{diagnosis.target}  {versions}\n  builds here: {builds}\n  runs here: {runs}")
+    return 0
+
+
+def _completion(options: Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(make_parser(), options.shell))
+    return 0
+
+
+VERBS: dict[str, Callable[[Namespace], int]] = {
+    "build": _build,
+    "run": _run,
+    "inspect": _inspect,
+    "explain": _explain,
+    "check": _check,
+    "doctor": _doctor,
+    "completion": _completion,
+}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bertc.bundle import Bundle, Manifest, write_bundle
+from bertc.bundle import GRAPH, Bundle, Manifest, write_bundle
 from bertc.elaborate import elaborate
 from bertc.errors import did_you_mean, error
 from bertc.graph import Graph
@@ -48,9 +49,10 @@ def stages(spec: Spec, target: str | None = None, **hosting: object) -> Iterator
     if target is not None:
         options = Options(spec.precision, target_module(target).hosting(**hosting))
     names = pipeline(spec.passes, spec.without)
+    started = time.perf_counter()
     graph = elaborate(spec)
     graph.verify()
-    yield Stage("elaborate", graph, 0, 0.0)
+    yield Stage("elaborate", graph, 0, time.perf_counter() - started)
     yield from run(graph, names, options)
 
 
@@ -60,12 +62,12 @@ def compile(spec: Spec, target: str | None = None, **hosting: object) -> Graph:
     return last.graph
 
 
-def bind_weights(spec: Spec, weights: Path | None, random_seed: int | None) -> dict[str, Tensor]:
-    """The tensor of each parameter: from a checkpoint, or random when a seed asks for it.
+def bind_weights(spec: Spec, graph: Graph, weights: Path | None, random_seed: int | None) -> dict[str, Tensor]:
+    """The tensor of each parameter of a network: from a checkpoint, or random when a seed asks for it.
 
-    Raises B0408 to B0410 for what is missing, unexpected or misshapen, B0411 when neither is named.
+    Raises B0408 to B0410 for what is missing, unexpected or misshapen, B0502 when neither is named.
     """
-    required = {node.key: tuple(int(size) for size in node.types[0].shape) for node in elaborate(spec).weights}
+    required = {node.key: tuple(int(size) for size in node.types[0].shape) for node in graph.weights}
     if random_seed is not None:
         return random_weights(required, random_seed)
     path = weights or spec.weights
@@ -97,20 +99,23 @@ def build(
     Raises BertcError: what each stage raises; nothing is left at `output` then.
     """
     module = target_module(target)
-    graph = Graph()
-    for stage in stages(spec, target, **(hosting or {})):
-        observe(stage)
-        graph = stage.graph
-    tensors = bind_weights(spec, weights, random_seed)
 
     def fill(folder: Path) -> Manifest:
+        passing = stages(spec, target, **(hosting or {}))
+        stage = next(passing)
+        tensors = bind_weights(spec, stage.graph, weights, random_seed)
+        observe(stage)
+        for stage in passing:
+            observe(stage)
+        graph = stage.graph
         hashes = {"spec_hash": spec_hash(spec), "weights_hash": weights_hash(tensors)}
-        (folder / "graph.net").write_text(graph.to_text(), "utf-8")
+        (folder / GRAPH).write_text(graph.to_text(), "utf-8")
         chosen = dict(hosting or {}) | ({"architectures": architectures} if architectures else {})
         module.write(graph, tensors, folder, spec=spec, hashes=hashes, progress=progress, **chosen)
         return Manifest(
             spec=spec.name,
-            **hashes,
+            spec_hash=hashes["spec_hash"],
+            weights_hash=hashes["weights_hash"],
             target=target,
             versions={package: _version(package) for package in PACKAGES[target]},
             precision=spec.precision,
@@ -124,23 +129,37 @@ def build(
     return write_bundle(output, fill, force=force)
 
 
-def usable_targets() -> Sequence[tuple[str, str | None]]:
-    """Each target, and why it cannot be used here, or None where it can."""
-    found: list[tuple[str, str | None]] = []
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a target can do on this machine: the reason why not, or None where it can."""
+
+    target: str
+    versions: Mapping[str, str]
+    """Of its packages, as far as they are there."""
+    builds: str | None
+    runs: str | None
+
+
+def diagnoses() -> list[Diagnosis]:
+    """What each target can do here."""
+    found: list[Diagnosis] = []
     for target in TARGETS:
-        missing = [package for package in PACKAGES[target] if _missing(package)]
-        found.append((target, f"needs the package {missing[0]}: pip install 'bertc[{target}]'" if missing else None))
+        versions = {package: _version(package) for package in PACKAGES[target] if not _missing(package)}
+        missing = [package for package in PACKAGES[target] if package not in versions]
+        builds = f"no, it needs the package {missing[0]}: pip install 'bertc[{target}]'" if missing else None
+        runs = builds or target_module(target).why_not_here()
+        found.append(Diagnosis(target, versions, builds, runs))
     return found
+
+
+def targets() -> list[str]:
+    """The targets that build here."""
+    return [diagnosis.target for diagnosis in diagnoses() if diagnosis.builds is None]
 
 
 def default_target() -> str:
     """Where the spec and the command line name none: rtx where its package is, else onnx."""
     return next((target for target in ("rtx", "onnx") if target in targets()), "onnx")
-
-
-def targets() -> list[str]:
-    """The targets that work here."""
-    return [target for target, reason in usable_targets() if reason is None]
 
 
 def explain_pass(spec: Spec, name: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -91,3 +92,17 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise error(
             "B0002", f"{path} is not an .npz file of arrays: {problem}", None, "write it with numpy.savez"
         ) from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write an .npz file, beside its place and then renamed. Raises BertcError B0605 when the file system refuses."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    try:
+        try:
+            np.savez(beside, allow_pickle=False, **arrays)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as problem:
+        message = f"`{path}` cannot be written: {problem.strerror}"
+        raise error("B0605", message, None, "is the folder there, and may you write in it?") from None

@@ -200,7 +200,7 @@ CODES = {
             "altered bundle",
             "A file is missing or differs from what the manifest says. An engine is executable code, so that nothing is run.",
         ),
-        Code("B0605", BAD_INPUT, "bundle cannot be written", "The file system refused; nothing was left behind."),
+        Code("B0605", BAD_INPUT, "output cannot be written", "The file system refused; nothing was left behind."),
         Code("B0701", BAD_INPUT, "input does not fit the graph", "Every input of a graph needs an array of its shape."),
         Code(
             "B0702",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -45,10 +46,24 @@ def test_inspect_prints_what_reads_back(spec: str, capsys: pytest.CaptureFixture
     assert run(["inspect", spec, "--after", "fuse_skip_norm"]) == 0
     text = capsys.readouterr().out
     assert read_graph(parse_graph(text)).to_text() == text
-    assert run(["inspect", spec, "--stages", "--json"]) == 0
+    assert run(["inspect", spec, "--passes", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "bertc-passes/1"
     assert [row["pass"] for row in document["passes"]] == ["elaborate", *FUSIONS, *FINISH]
+
+
+def test_inspect_for_other_programs(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", spec, "--format", "dot", "--after", "fuse_attention"]) == 0
+    dot = capsys.readouterr().out
+    boxes = set(re.findall(r'^  ("[^"]*") \[label', dot, re.MULTILINE))
+    edges = re.findall(r'^  ("[^"]*") -> ("[^"]*")', dot, re.MULTILINE)
+    assert {end for edge in edges for end in edge} == boxes
+    assert sum("attention\\n" in line for line in dot.splitlines()) == 2
+    assert run(["inspect", spec, "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    known = {name for node in document["nodes"] for name in node["results"]}
+    assert all(value in known for node in document["nodes"] for value in node["inputs"] if isinstance(value, str))
+    assert set(document["outputs"].values()) <= known
 
 
 def test_explain_names_the_nearest_miss(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +111,80 @@ def test_unknown_flag_is_answered_with_the_nearest(capfd: Any) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from bertc.cli import _parser; _parser(); print(sorted(sys.modules))"
+    code = "import sys; from bertc.arguments import make_parser; make_parser(); print(sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not any(f"'{name}'" in modules for name in ("numpy", "networkx", "lark", "yaml", "onnx", "tensorrt_rtx"))
+
+
+def test_flags_stand_in_the_environment(spec: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("BERTC_WITHOUT", "fuse_attention")
+    monkeypatch.setenv("BERTC_JSON", "1")
+    assert run(["inspect", spec, "--passes"]) == 0
+    passes = [row["pass"] for row in json.loads(capsys.readouterr().out)["passes"]]
+    assert "fuse_skip_norm" in passes
+    assert "fuse_attention" not in passes
+    monkeypatch.setenv("BERTC_JSON", "yes")
+    with pytest.raises(SystemExit) as caught:
+        run(["inspect", spec])
+    assert caught.value.code == 2
+
+
+def test_trtexec_names_and_several_profiles(spec: str, tmp_path: Path) -> None:
+    shapes = ["--minShapes=input_ids:1x4", "--optShapes=input_ids:2x8", "--maxShapes=input_ids:[3,16]"]
+    common = ["build", spec, "--target", "onnx", "--random-weights", "0"]
+    assert run([*common, f"--saveEngine={tmp_path / 'a'}", "--fp16", *shapes]) == 0
+    two = ["--shapes", "batch=1:2:3,seq=4:8:16", "--shapes", "batch=1,seq=32"]
+    assert run([*common, "-o", str(tmp_path / "b"), *two]) == 0
+    one, other = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in "ab")
+    assert one["precision"] == "fp16"
+    assert one["profiles"] == other["profiles"][:1]
+    assert other["profiles"][1]["seq"] == {"smallest": 32, "usual": 32, "largest": 32}
+
+
+def test_a_flag_of_another_target_is_refused(spec: str, tmp_path: Path, capfd: Any) -> None:
+    bundle = tmp_path / "x"
+    assert run(["build", spec, "--target", "onnx", "--arch", "sm_86", "--random-weights", "0", "-o", str(bundle)]) == 2
+    assert "--target rtx" in capfd.readouterr().err
+    assert not bundle.exists()
+
+
+def test_demobert_names_of_inputs(spec: str, tmp_path: Path, padded_batch: Mapping[str, Any]) -> None:
+    Path(spec).write_text(SMALL + "input_names: demobert\n")
+    batch = dict(padded_batch)
+    renamed = {
+        "input_ids": batch["input_ids"],
+        "segment_ids": batch["token_type_ids"],
+        "input_mask": batch["attention_mask"],
+    }
+    bundle, given, outputs = (str(tmp_path / name) for name in ("x", "in.npz", "out.npz"))
+    assert run(["build", spec, "--target", "onnx", "--random-weights", "0", "-o", bundle]) == 0
+    answers = []
+    for inputs in (batch, renamed):
+        np.savez(given, **inputs)
+        assert run(["run", bundle, "--inputs", given, "--outputs", outputs]) == 0
+        answers.append(np.load(outputs)["last_hidden_state"])
+    assert np.array_equal(*answers)
+
+
+def test_outputs_that_cannot_be_written_leave_nothing(spec: str, tmp_path: Path, padded_batch: Any, capfd: Any) -> None:
+    np.savez(tmp_path / "in.npz", **padded_batch)
+    assert run(["build", spec, "--target", "onnx", "--random-weights", "0", "-o", str(tmp_path / "x")]) == 0
+    before = sorted(tmp_path.rglob("*"))
+    outputs = tmp_path / "missing" / "out.npz"
+    assert run(["run", str(tmp_path / "x"), "--inputs", str(tmp_path / "in.npz"), "--outputs", str(outputs)]) == 3
+    assert "missing/out.npz" in capfd.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_stopped_build_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM while TensorRT builds: the hidden folder beside the output goes too."""
+    command = [sys.executable, "-m", "bertc", "build", "bert-base", "--random-weights", "0", "--target", "rtx"]
+    process = subprocess.Popen([*command, "-o", str(tmp_path / "x")], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "drop_unused" not in (line := process.stderr.readline()):
+        assert line, "the build ended before it was stopped"
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(60) == 130
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from bertc.passes import FINISH, FUSIONS, Options, run
 GOLDEN = Path(__file__).parent / "golden" / "passes"
 
 
-@pytest.mark.parametrize("name", (*FUSIONS, *FINISH))
+@pytest.mark.parametrize("name", [*FUSIONS, *FINISH])
 def test_golden(name: str) -> None:
     (item,) = parse((GOLDEN / f"{name}.net").read_text("utf-8"), f"{name}.net")
     assert isinstance(item, Rewrite)

@@ -14,12 +14,13 @@ FLOW = (
     *("version", "errors", "types", "notation", "ops", "plugins", "graph"),
     *("tree", "json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
     *("hugging_face", "spec", "elaborate", "reference", "rewrite", "passes", "weights_io", "targets"),
-    *("bundle", "check", "compiler", "engine", "__init__", "cli", "__main__"),
+    *("exports", "bundle", "check", "compiler", "engine", "__init__", "arguments", "cli", "__main__"),
 )
 
 HOMES = {
     "lark": {"notation"},
     "networkx": {"graph"},
+    "shtab": {"cli"},
     "yaml": {"yaml_reader"},
     "onnx": {"targets.onnx"},
     "onnxruntime": {"targets.onnx"},

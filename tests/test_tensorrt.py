@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import bertc
 from bertc.elaborate import elaborate
 from bertc.errors import BertcError
 from bertc.reference import evaluate
+from bertc.spec import shipped_specs
 
 trt = pytest.importorskip("tensorrt_rtx")
 import network_evaluator  # noqa: E402
@@ -78,11 +81,36 @@ def test_the_network_computes_what_the_reference_does(
     precision: str, network: str, padded_batch: Mapping[str, Any]
 ) -> None:
     spec = small_spec(precision=precision, network=network)
-    elaborated, graph = elaborate(spec), bertc.compile(spec, "rtx")
-    expected = evaluate(elaborated, padded_batch, weights_of(elaborated))
-    lowered = target.lower(trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights_of(graph), spec)
-    found = network_evaluator.evaluate(lowered.definition, padded_batch, lowered.arrays)
+    graph = elaborate(spec)
+    weights = weights_of(graph)
+    assert_lowered_equals(evaluate(graph, padded_batch, weights), spec, weights, padded_batch)
+
+
+def assert_lowered_equals(expected: Mapping[str, Any], spec: Any, weights: Any, batch: Mapping[str, Any]) -> None:
+    graph = bertc.compile(spec, "rtx")
+    lowered = target.lower(trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights, spec)
+    found = network_evaluator.evaluate(lowered.definition, batch, lowered.arrays)
     assert list(found) == list(expected)
     for name, value in found.items():
         assert value.dtype == np.float32
-        assert np.abs(value - expected[name]).max() < BOUNDS[precision], name
+        assert np.abs(value - expected[name]).max() < BOUNDS[spec.precision], name
+
+
+@cache
+def shipped(name: str) -> tuple[Any, Any]:
+    """A shipped spec of its own sizes, cut to two layers, and weights for it."""
+    spec = bertc.load(name)
+    spec = replace(
+        spec,
+        sizes={**spec.sizes, "layers": 2},
+        network={slot: replace(at, repeat=at.repeat and 2) for slot, at in spec.network.items()},
+    )
+    return spec, weights_of(elaborate(spec))
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("name", shipped_specs())
+def test_shipped_specs_of_their_own_sizes(name: str, precision: str, padded_batch: Mapping[str, Any]) -> None:
+    spec, weights = shipped(name)
+    expected = evaluate(elaborate(spec), padded_batch, weights)
+    assert_lowered_equals(expected, replace(spec, precision=precision), weights, padded_batch)

@@ -78,6 +78,11 @@ def write(
     onnx.save(model, folder / FILE, save_as_external_data=external, location=f"{FILE}.data" if external else None)
 
 
+def why_not_here() -> str | None:
+    """Why its engines do not run on this machine; ONNX Runtime's own CPU provider does everywhere."""
+    return None
+
+
 def open_session(folder: Path) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """ONNX Runtime on the CPU: arrays in, arrays out, by the names of the model."""
     import onnxruntime

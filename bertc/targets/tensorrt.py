@@ -83,6 +83,11 @@ def write(
         file.write(plan)
 
 
+def why_not_here() -> str | None:
+    """Why its engines do not run on this machine."""
+    return "no, bertc builds engines for RTX GPUs and does not run them yet; TensorRT-RTX's own tools do"
+
+
 def open_session(folder: Path) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """Raises BertcError B0513: running needs an RTX GPU and CUDA's Python package."""
     raise error(

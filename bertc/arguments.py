@@ -1,0 +1,127 @@
+"""The words of the command line: verbs, flags, their help, and the environment variable that each flag has."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from bertc.errors import USAGE, did_you_mean
+from bertc.version import VERSION
+
+TARGET_FLAGS = {"arch": "rtx", "portable": "onnx", "provider": "onnx"}
+"""The flags that one target alone understands."""
+
+PASSES = "comma-separated: `default`, names of passes, files of rules"
+
+DESCRIPTION = f"""Compile a transformer encoder into an inference engine.
+
+Every flag may also stand in the environment: --target as BERTC_TARGET. See `bertc VERB --help`. Version {VERSION}."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with bertc's exit code and form of message."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"error: {message}\nSee `{self.prog} --help`.\n")
+
+    def refuse(self, argument: str) -> NoReturn:
+        """A misspelt flag is answered with the nearest one."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        self.error(f"unknown argument `{argument}`; {did_you_mean(argument.partition('=')[0], flags)}")
+
+    def read_environment(self, environment: Mapping[str, str]) -> None:
+        """Make the variable `BERTC_FLAG` the default of `--flag`; what is typed goes before it."""
+        for action in self._actions:
+            variable = f"BERTC_{action.dest.upper()}"
+            hidden = action.help is argparse.SUPPRESS or action.dest == "help"
+            if hidden or not action.option_strings or variable not in environment:
+                continue
+            value = environment[variable]
+            choices = ("0", "1") if action.nargs == 0 else action.choices
+            if choices is not None and value not in choices:
+                self.error(f"{variable} is one of {', '.join(choices)}, but `{value}` was found")
+            given = value == "1" if action.nargs == 0 else [value] if isinstance(action.default, list) else value
+            self.set_defaults(**{action.dest: given})
+            action.required = False
+
+
+def make_parser() -> Parser:
+    """The parser of `bertc`; after parsing, `verb` is the name of the verb and `parser` its own parser."""
+    parser = Parser(prog="bertc", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"bertc {VERSION}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
+
+    def verb(name: str, help: str) -> Parser:
+        added = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
+        added.set_defaults(verb=name, parser=added)
+        return added
+
+    build = verb("build", "compile a spec and its weights into a bundle")
+    _add_spec(build)
+    build.add_argument("--passes", help=PASSES)
+    build.add_argument("-o", "--output", type=Path, help="the bundle to write; out/NAME-TARGET when left out")
+    build.add_argument("--weights", type=Path, help="a checkpoint: a file or a directory")
+    build.add_argument("--random-weights", type=int, metavar="SEED", help="made-up weights, for measuring")
+    build.add_argument("--arch", help="rtx: comma-separated GPU architectures, such as sm_86,sm_89")
+    build.add_argument("--portable", action="store_true", help="onnx: standard operators only")
+    build.add_argument("--provider", choices=("cpu", "gpu"), help="onnx: where ONNX Runtime is to run it; cpu")
+    build.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    _add_trtexec(build)
+
+    run = verb("run", "run a bundle on arrays")
+    run.add_argument("bundle", type=Path)
+    run.add_argument("--inputs", type=Path, required=True, help="an .npz of input_ids, attention_mask, token_type_ids")
+    run.add_argument("--outputs", type=Path, required=True, help="the .npz to write")
+
+    inspect = verb("inspect", "print the graph of a spec, or a table of its passes")
+    _add_spec(inspect)
+    inspect.add_argument(
+        "--passes", nargs="?", const="", help=f"{PASSES}; alone: a table of all passes and their times"
+    )
+    inspect.add_argument("--after", metavar="PASS", help="the graph as it stands after this pass")
+    inspect.add_argument("--format", choices=("text", "dot", "json"), default="text", help="of the graph; text")
+
+    explain = verb("explain", "say where a pass fires, and the nearest miss; or what an error code means")
+    explain.add_argument("spec", help="a spec, or an error code such as B0103")
+    explain.add_argument("pass_name", metavar="PASS", nargs="?")
+
+    check = verb("check", "prove rules (a .net file), or every pass on a spec, against the reference")
+    check.add_argument("subject", metavar="RULES.net|SPEC")
+
+    doctor = verb("doctor", "say which targets work on this machine")
+
+    completion = verb("completion", "print a script that completes verbs and flags in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+    for added in (build, run, inspect, explain, check, doctor):
+        added.add_argument("--json", action="store_true", help="one JSON document on standard output")
+        added.read_environment(os.environ)
+    return parser
+
+
+def _add_spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", help="a shipped name, a .yaml file, or a Hugging Face directory")
+    parser.add_argument("--target", help="onnx or rtx")
+    parser.add_argument("--precision", help="fp32, fp16 or bf16")
+    parser.add_argument("--without", help="comma-separated names of passes to leave out")
+    parser.add_argument(
+        "--shapes",
+        action="append",
+        default=[],
+        help="batch=1:8:32,seq=16:128:384 (smallest, usual, largest); again for another profile",
+    )
+
+
+def _add_trtexec(parser: argparse.ArgumentParser) -> None:
+    """trtexec's names for what bertc has too; they work and are not shown."""
+    hidden = argparse.SUPPRESS
+    parser.add_argument("--saveEngine", dest="output", type=Path, help=hidden, default=hidden)
+    for flag in ("fp16", "bf16"):
+        parser.add_argument(
+            f"--{flag}", dest="precision", action="store_const", const=flag, help=hidden, default=hidden
+        )
+    for flag in ("minShapes", "optShapes", "maxShapes"):
+        parser.add_argument(f"--{flag}", dest=flag, help=hidden)

@@ -1,0 +1,54 @@
+"""The documents say what bertc does: their dumps are made here, their examples run.
+
+Set BERTC_GOLDEN=write to write the dumps anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from difflib import ndiff
+from pathlib import Path
+
+import pytest
+
+import bertc
+from bertc.errors import Source
+from bertc.spec import parse_spec
+
+ROOT = Path(__file__).parent.parent
+START, END = "<!-- dumps -->\n", "<!-- end of dumps -->\n"
+
+
+def dumps() -> Iterator[str]:
+    """What changes at each stage, a section each; the elaborated graph stands whole."""
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    (spec,) = re.findall(r"^    base: .*\n    sizes: .*\n", text, re.MULTILINE)
+    before: list[str] = []
+    for stage in bertc.stages(parse_spec(Source("one-layer.yaml", spec.replace("    ", ""))), "onnx"):
+        after = stage.graph.to_text().splitlines()
+        changed = [line for line in ndiff(before, after) if line[0] in "+-"] if before else after
+        before = after
+        what = "\n".join(f"    {line}" for line in changed) if changed else "Nothing to do here."
+        yield f"### {stage.name}\n\n{what}\n\n"
+
+
+def test_architecture_shows_every_stage() -> None:
+    path = ROOT / "docs" / "architecture.md"
+    text = path.read_text("utf-8")
+    head, rest = text.split(START)
+    tail = rest.split(END)[1]
+    expected = head + START + "".join(dumps()) + END + tail
+    if os.environ.get("BERTC_GOLDEN") == "write":
+        path.write_text(expected, "utf-8")
+    assert path.read_text("utf-8") == expected
+
+
+@pytest.mark.parametrize("document", ["README.md"])
+def test_examples_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text("utf-8"), re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(compile(example, document, "exec"), {})

@@ -32,7 +32,7 @@ ALGEBRA = 1e-12
 """Both sides in float64: a sum in another order differs by about 1e-15, gelu from gelu_tanh by 4.7e-4."""
 
 TRIALS = 3
-"""Random sizes and values for each rule; a wrong formula that agrees on one draw of reals does not exist in practice."""
+"""Random sizes and values for each rule; no wrong formula has been seen to agree on one draw of reals."""
 
 Apply = Callable[[Rule, Graph], tuple[Graph, int]]
 
@@ -166,16 +166,19 @@ def _solved(rule: Rule, sizes: dict[str, Any]) -> dict[str, Any]:
         for name, tree in node.attributes:
             if node.op == "split" and name == "sizes":
                 parts = Elaborator(Graph()).expression(tree, Frame(dict(sizes)))
-                free = [p.type.dims[0].path for p in rule.parameters if _rows(p)]  # pyright: ignore
+                free = [dim.path for p in rule.parameters if (dim := _rows(p)) is not None]
                 sizes |= {size: sum(parts) for size in free}
             if node.op == "slice" and name == "size" and isinstance(tree, Name):
                 sizes |= {size: sizes[tree.path] + 3 for size in sizes if size == "positions"}
     return sizes
 
 
-def _rows(parameter: notation.Parameter) -> bool:
+def _rows(parameter: notation.Parameter) -> Name | None:
+    """The size that a weight's rows are named by."""
     type = parameter.type
-    return type is not None and type.kind == "weight" and bool(type.dims) and isinstance(type.dims[0], Name)  # pyright: ignore
+    if type is None or type.kind != "weight" or not type.dims:
+        return None
+    return type.dims[0] if isinstance(type.dims[0], Name) else None
 
 
 def _shape(dims: Sequence[notation.TypeDim] | None, sizes: Mapping[str, Any]) -> Shape:

@@ -1,7 +1,7 @@
 """Trees of the notation to graphs: blocks are inlined, layers repeated, parameters named.
 
-    Elaboration of `y = f(a, b)` in an environment: look up what `f` is (an op, a block, a slot of the spec), compute the
-    arguments, and add nodes to the graph. Numbers are computed at once and leave no node.
+    Elaboration of `y = f(a, b)` in an environment: look up what `f` is (an op, a block, a slot of the spec), compute
+    the arguments, and add nodes to the graph. Numbers are computed at once and leave no node.
 
 One elaborator serves all four uses of the notation: a spec's blocks, both sides of a rule, and the text of a graph.
 """
@@ -9,7 +9,8 @@ One elaborator serves all four uses of the notation: a spec's blocks, both sides
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -35,7 +36,7 @@ from bertc.notation import (
 from bertc.ops import Op, unify
 from bertc.plugins import OPS
 from bertc.spec import Slot, Spec
-from bertc.types import ELEMENTS, Dim, Shape, Type, shape_text
+from bertc.types import ELEMENTS, Dim, Shape, Type, is_tuple, shape_text
 
 MAXIMUM_CALLS = 64
 """Blocks inside blocks; also what finds a block that contains itself through a long way round."""
@@ -107,8 +108,8 @@ class Elaborator:
     def body(self, body: Body, frame: Frame, hint: str | None = None, wanted: tuple[str | None, ...] = ()) -> Results:
         """Run the assignments and give what is returned.
 
-        `wanted` names the returned values: an assignment whose target is returned, or the returned expression itself, is
-        given that name in the graph.
+        `wanted` names the returned values: an assignment whose target is returned, or the returned expression itself,
+        is given that name in the graph.
         """
         environment = dict(frame.environment)
         frame = replace(frame, environment=environment)
@@ -298,7 +299,7 @@ class Elaborator:
             return self.body(block.body, replace(inner, environment=environment), hint)
 
     @contextmanager
-    def _entered(self, tree: Call, block: Block) -> Iterator[None]:
+    def _entered(self, tree: Call, block: Block) -> Generator[None]:
         if block.name in self._inside:
             circle = " -> ".join([*self._inside[self._inside.index(block.name) :], block.name])
             raise error("B0107", f"blocks call each other in a circle: {circle}", tree.span)
@@ -477,7 +478,7 @@ def _describe(meaning: Meaning) -> str:
             return f"the group of parameters `{meaning.path}`"
         case Results():
             return f"{len(meaning.values)} values"
-        case tuple():
+        case _ if is_tuple(meaning):
             return shape_text(meaning)
         case str():
             return f"the name `{meaning}`"
@@ -490,9 +491,9 @@ def _divide(x: float, y: float) -> float:
 
 
 _ARITHMETIC: dict[str, Callable[..., float]] = {
-    "add": lambda x, y: x + y,
-    "subtract": lambda x, y: x - y,
-    "multiply": lambda x, y: x * y,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
     "divide": _divide,
     "maximum": max,
     "sqrt": math.sqrt,
@@ -507,8 +508,11 @@ def _compute(tree: Call, arguments: list[float]) -> float:
 
 
 def _whole_numbers(meaning: Meaning) -> Any:
-    fits = isinstance(meaning, tuple) and all(isinstance(item, int) for item in meaning)
-    return meaning if fits else None
+    return meaning if is_tuple(meaning) and all(isinstance(item, int) for item in meaning) else None
+
+
+def _sizes(meaning: Meaning) -> Any:
+    return meaning if is_tuple(meaning) and all(isinstance(item, int | str) for item in meaning) else None
 
 
 _ATTRIBUTE_KINDS: dict[str, tuple[str, Callable[[Meaning], Any]]] = {
@@ -516,9 +520,6 @@ _ATTRIBUTE_KINDS: dict[str, tuple[str, Callable[[Meaning], Any]]] = {
     "int": ("a whole number", lambda m: m if isinstance(m, int | str) else None),
     "str": ("an element type", lambda m: m if m in ELEMENTS else None),
     "tuple[int, ...]": ("a list of whole numbers", _whole_numbers),
-    "Shape": (
-        "a list of sizes",
-        lambda m: m if isinstance(m, tuple) and all(isinstance(item, int | str) for item in m) else None,
-    ),
+    "Shape": ("a list of sizes", _sizes),
 }
 """What an attribute accepts, by the annotation in the op's declaration. An `int` may be a size known only later."""

@@ -54,12 +54,9 @@ class Engine:
         sizes, ids = self.bundle.manifest.sizes, given["input_ids"]
         for name, array in given.items():
             if array.ndim != 2 or array.shape != ids.shape or array.size == 0 or array.dtype.kind not in "iub":
-                raise error(
-                    "B0702",
-                    f"`{name}` is an array [batch, seq] of whole numbers, but {array.dtype} {list(array.shape)} was given",
-                    None,
-                    f"all inputs have the shape of input_ids, {list(ids.shape)}",
-                )
+                found = f"{array.dtype} {list(array.shape)} was given"
+                help = f"all inputs have the shape of input_ids, {list(ids.shape)}"
+                raise error("B0702", f"`{name}` is an array [batch, seq] of whole numbers, but {found}", None, help)
         for name, bound in (("input_ids", sizes["vocab"]), ("token_type_ids", sizes["types"]), ("attention_mask", 2)):
             low, high = int(given[name].min()), int(given[name].max())
             if low < 0 or high >= bound:

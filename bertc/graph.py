@@ -17,7 +17,7 @@ from bertc import notation
 from bertc.errors import Span, did_you_mean, error
 from bertc.ops import infer
 from bertc.plugins import OPS
-from bertc.types import Type, TypeMismatch
+from bertc.types import Type, TypeMismatch, is_tuple
 
 INPUT, WEIGHT = "input", "weight"
 """The two leaves, which are no ops: a value given when the engine runs, and a trained parameter."""
@@ -162,7 +162,7 @@ class Graph:
         return twin
 
     def insert(self, node: Node, place: float | None = None) -> None:
-        """Add a node whose operands are there already; `place` orders it among nodes that do not depend on each other."""
+        """Add a node whose operands are there already; `place` orders nodes that do not depend on each other."""
         if len(self._net) >= MAXIMUM_NODES:
             raise error("B0102", f"the network has more than {MAXIMUM_NODES} nodes", node.span, "repeat fewer layers")
         self._order = None
@@ -332,6 +332,6 @@ def _type_tree(node: Node, default: str) -> notation.TypeTree:
 def _attribute_tree(value: Any) -> notation.Expression:
     if isinstance(value, str):
         return notation.Name(value)
-    if isinstance(value, tuple):
+    if is_tuple(value):
         return notation.List(tuple(map(_attribute_tree, value)))
     return notation.Number(value)

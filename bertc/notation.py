@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from functools import cache, singledispatch
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lark import Lark, Token, UnexpectedInput, v_args
+import lark
+from lark import Lark, Token, UnexpectedInput
 from lark.exceptions import UnexpectedToken, VisitError
 from lark.indenter import DedentError, Indenter
 from lark.visitors import Transformer_NonRecursive
@@ -217,19 +218,25 @@ def parse_graph(text: str, name: str = "<text>") -> GraphTree:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-class _Indentation(Indenter):
-    NL_type = "_NEWLINE"
-    OPEN_PAREN_types = ["LPAR", "LSQB"]  # noqa: RUF012  lark declares these as instance attributes
-    CLOSE_PAREN_types = ["RPAR", "RSQB"]  # noqa: RUF012
-    INDENT_type = "_INDENT"
-    DEDENT_type = "_DEDENT"
-    tab_len = 8
+_INDENTATION: dict[str, Any] = {
+    "NL_type": "_NEWLINE",
+    "OPEN_PAREN_types": ["LPAR", "LSQB"],
+    "CLOSE_PAREN_types": ["RPAR", "RSQB"],
+    "INDENT_type": "_INDENT",
+    "DEDENT_type": "_DEDENT",
+    "tab_len": 8,
+}
+"""What lark's Indenter wants as class attributes."""
+
+
+_with_places: Any = cast(Any, lark).v_args(meta=True)
 
 
 @cache
-def _parser() -> Lark:
+def _parser() -> Any:
+    indentation = type("Indentation", (Indenter,), _INDENTATION)
     grammar = files("bertc").joinpath("notation.lark").read_text("utf-8")
-    return Lark(grammar, start="file", parser="lalr", postlex=_Indentation(), propagate_positions=True)
+    return Lark(grammar, start="file", parser="lalr", postlex=indentation(), propagate_positions=True)
 
 
 def _refuse_depth(source: Source) -> None:
@@ -272,7 +279,7 @@ def _syntax_error(source: Source, problem: UnexpectedInput) -> BertcError:
         if source.line(problem.line).lstrip(" ").startswith("\t"):
             return error("B0101", "lines are indented with spaces, but a tab stands here", span, "use four spaces")
         return error("B0101", f"{source.line(problem.line)[problem.column - 1]!r} is not part of the notation", span)
-    token: Token = problem.token
+    token: Token = cast(Any, problem).token
     expected = sorted(_TERMINALS[name] for name in problem.accepts or problem.expected)
     shown = _TERMINALS[token.type] if token.type.startswith(("_", "$")) and token.type != "__ANON_0" else f"`{token}`"
     last = source.text.rstrip()
@@ -289,7 +296,7 @@ def _or(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
 
-@v_args(meta=True)
+@_with_places
 class _Build(Transformer_NonRecursive[Token, Any]):
     """Lark's tree to ours; one method for each rule of the grammar."""
 
@@ -404,7 +411,7 @@ class _Build(Transformer_NonRecursive[Token, Any]):
 
     def call(self, meta: Any, parts: list[Any]) -> Call:
         name, *arguments = (part for part in parts if part is not None)
-        keywords = tuple(argument for argument in arguments if isinstance(argument, tuple))
+        keywords: list[tuple[str, Expression]] = [argument for argument in arguments if isinstance(argument, tuple)]
         positional = tuple(argument for argument in arguments if not isinstance(argument, tuple))
         _refuse_twice(((keyword, self._span(meta)) for keyword, _ in keywords), "given")
         return Call(str(name), positional, tuple(sorted(keywords, key=lambda item: item[0])), self._span(meta))

@@ -253,6 +253,10 @@ def _sum(x: Shape, *, axis: int) -> tuple[Shape, ...]:
     return ((*x[:at], *x[at + 1 :]),)
 
 
+def _cast(x: Shape, *, element: str) -> tuple[Shape, ...]:
+    return (x,)
+
+
 def _padding_mask(lengths: Shape, *, size: Dim, element: str) -> tuple[Shape, ...]:
     return ((lengths[0], 1, 1, size),)
 
@@ -311,7 +315,7 @@ def transpose(x: Array, *, axes: tuple[int, ...]) -> Array:
 @op("[...] -> [...]", shapes=_reshape)
 def reshape(x: Array, *, shape: Shape) -> Array:
     """The elements of x, in row-major order, in another shape."""
-    return np.reshape(x, shape)  # pyright: ignore[reportArgumentType]  sizes are numbers once bound
+    return np.reshape(x, [int(size) for size in shape])
 
 
 @op("[...] -> [...]", shapes=_concat)
@@ -363,7 +367,7 @@ def padding_mask(lengths: Array, *, size: int, element: str = "f32") -> Array:
     return np.where(np.arange(size) < lengths[:, None, None, None], 0.0, -10000.0)
 
 
-@op("[...] -> [...]", shapes=lambda x, *, element: (x,))
+@op("[...] -> [...]", shapes=_cast)
 def cast(x: Array, *, element: str) -> Array:
     """x in another element type. Between floats this is rounding, which the float64 reference leaves out."""
     return x.astype(np.int32) if element == "i32" else x.astype(np.result_type(x.dtype, np.float32))

@@ -14,7 +14,7 @@ from bertc.errors import error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node
 from bertc.ops import Array
 from bertc.plugins import OPS
-from bertc.types import Dim, bind_sizes
+from bertc.types import bind_sizes, is_tuple
 
 
 class Readable(Protocol):
@@ -79,7 +79,7 @@ def _results(
     operands = [known[operand] if isinstance(operand, str) else operand for operand in node.inputs]
     attributes = {name: _bound(value, sizes) for name, value in node.attributes}
     given = op.reference(*operands, **attributes)
-    arrays = given if isinstance(given, tuple) else (given,)
+    arrays = given if is_tuple(given) else (given,)
     typed = (
         np.asarray(array, dtype) if type.is_float else np.asarray(array)
         for array, type in zip(arrays, node.types, strict=True)
@@ -89,7 +89,6 @@ def _results(
 
 def _bound(value: Any, sizes: Mapping[str, int]) -> Any:
     """An attribute with the names of sizes replaced by their numbers."""
-    if isinstance(value, tuple):
-        shape: tuple[Dim, ...] = value
-        return bind_sizes(shape, sizes)
+    if is_tuple(value):
+        return bind_sizes(value, sizes)
     return sizes.get(value, value) if isinstance(value, str) else value

@@ -18,6 +18,7 @@ from bertc.errors import BertcError, Span, did_you_mean, error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node, Operand
 from bertc.notation import Body, Call, Expression, List, Name, Number, Parameter, RuleTree
 from bertc.plugins import OPS
+from bertc.types import is_tuple
 
 FIRINGS_PER_NODE = 10
 """A rule that has fired this often for each node it was given feeds itself."""
@@ -360,8 +361,9 @@ def _bind(tree: Expression, given: Any, names: dict[str, Any]) -> bool:
         case Name():
             return names.setdefault(tree.path, given) == given
         case List():
-            fits = isinstance(given, tuple) and len(given) == len(tree.items)
-            return fits and all(_bind(item, value, names) for item, value in zip(tree.items, given, strict=True))
+            if not is_tuple(given) or len(given) != len(tree.items):
+                return False
+            return all(_bind(item, value, names) for item, value in zip(tree.items, given, strict=True))
         case _:
             return True
 
@@ -449,7 +451,7 @@ _ELEMENT_NAMES = frozenset(("f64", "f32", "f16", "bf16", "i64", "i32", "bool"))
 
 
 def _shown(value: Any) -> str:
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+    return f"[{', '.join(map(str, value))}]" if is_tuple(value) else str(value)
 
 
 def _a(op: str) -> str:

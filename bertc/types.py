@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 Dim = int | str
 """A size: a number, or a name such as `batch` that stands for a number known only when the engine runs."""
@@ -32,6 +33,11 @@ class Type:
 
 class TypeMismatch(Exception):
     """Operands do not fit an op; the message is the sentence to show, its place is added by the caller."""
+
+
+def is_tuple(value: Any) -> TypeGuard[tuple[Any, ...]]:
+    """isinstance for attributes: lists of sizes are tuples there, everything else is a number or a name."""
+    return isinstance(value, tuple)
 
 
 def shape_text(shape: Shape) -> str:

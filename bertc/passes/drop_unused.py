@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bertc.graph import INPUT, UNUSED, Graph
+from bertc.graph import INPUT, UNUSED, Graph, Node
 
 
 def drop_unused(graph: Graph) -> tuple[Graph, int]:
     """Inputs stay, needed or not: they are what callers give."""
     nodes = tuple(graph)
     needed = set(graph.outputs.values())
-    kept = []
+    kept: list[Node] = []
     for node in reversed(nodes):
         if node.op == INPUT or needed.intersection(node.results):
             needed.update(node.values)

@@ -1,7 +1,7 @@
 """Fused ops: each file declares one stem (signature, equation, NumPy reference).
 
-What a fused op means in primitives is the left side of the rule that makes it (`bertc/passes/fuse_STEM.net`), and how it
-runs is its kernel. The three texts are independent of each other; the tests hold them together.
+What a fused op means in primitives is the left side of the rule that makes it (`bertc/passes/fuse_STEM.net`), and how
+it runs is its kernel. The three texts are independent of each other; the tests hold them together.
 """
 
 from bertc.ops import PRIMITIVES

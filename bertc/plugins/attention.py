@@ -26,10 +26,10 @@ def _shape(query: Shape, key: Shape, value: Shape, mask: Shape, *, scale: float)
 
 @op("[...], [...], [...], [...] -> [...]", shapes=_shape)
 def attention(query: Array, key: Array, value: Array, mask: Array, *, scale: float) -> Array:
-    """context[b, i, h·size + d] = Σⱼ softmaxⱼ(scale · Σₑ query[b,h,i,e] · key[b,h,j,e] + mask[b,h,i,j]) · value[b,h,j,d].
+    """context[b, i, h·size + d] = Σⱼ softmaxⱼ(scale · Σₑ query[b,h,i,e]·key[b,h,j,e] + mask[b,h,i,j]) · value[b,h,j,d].
 
-    query, key, value [batch, heads, seq, size] -> [batch, seq, heads·size] (Vaswani et al. 2017). The softmax and its sums
-    are float32 in every precision.
+    query, key, value [batch, heads, seq, size] -> [batch, seq, heads·size] (Vaswani et al. 2017). The softmax and its
+    sums are float32 in every precision.
     """
     scores = np.einsum("bhie,bhje->bhij", query, key) * scale + mask
     weights = np.exp(scores - np.max(scores, axis=3, keepdims=True))

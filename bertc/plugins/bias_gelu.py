@@ -8,13 +8,14 @@ import numpy as np
 
 from bertc.ops import Array, op
 
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
 
 @op("[*, n], [n] -> [*, n]")
 def bias_gelu(x: Array, bias: Array) -> Array:
     """y = z · ½ erfc(-z / √2) with z = x + bias: the error-function form."""
     z = x + bias
-    tail = np.frompyfunc(lambda value: math.erfc(-value / math.sqrt(2.0)), 1, 1)
-    return (z * (0.5 * tail(z).astype(z.dtype))).astype(z.dtype)
+    return z * (0.5 * _erfc(-z / math.sqrt(2.0))).astype(z.dtype)
 
 
 @op("[*, n], [n] -> [*, n]")

@@ -8,7 +8,8 @@ from bertc.ops import Array, op
 
 
 @op(
-    "[vocab, n], [positions, n], [types, n], i32[batch, seq], i32[batch, seq], [n], [n] -> [batch, seq, n], [batch, seq, n]"
+    "[vocab, n], [positions, n], [types, n], i32[batch, seq], i32[batch, seq], [n], [n]"
+    " -> [batch, seq, n], [batch, seq, n]"
 )
 def embed_norm(
     word: Array,
@@ -26,8 +27,8 @@ def embed_norm(
 
     Two results, the norm and the sum, which a pre-norm network carries on as its residual.
     """
-    positions = offset + np.arange(input_ids.shape[1])
-    total = word[input_ids] + position[positions][None] + type[token_type_ids]
+    places = position[offset : offset + input_ids.shape[1]]
+    total = word[input_ids] + places[None] + type[token_type_ids]
     mean = np.mean(total, axis=-1, keepdims=True)
     variance = np.mean((total - mean) ** 2, axis=-1, keepdims=True)
     return (total - mean) / np.sqrt(variance + eps) * scale + bias, total

@@ -12,8 +12,8 @@ def _shape(x: Shape, weight: Shape, bias: Shape, *, heads: int, size: int) -> tu
     width = 3 * heads * size
     if len(x) != 3 or weight != (width, x[2]) or bias != (width,):
         raise TypeMismatch(
-            f"qkv_projection of {heads} heads of {size} takes x [batch, seq, n], weight [{width}, n] and bias [{width}], "
-            f"but {shape_text(x)}, {shape_text(weight)} and {shape_text(bias)} were given"
+            f"qkv_projection of {heads} heads of {size} takes x [batch, seq, n], weight [{width}, n] and bias [{width}]"
+            f", but {shape_text(x)}, {shape_text(weight)} and {shape_text(bias)} were given"
         )
     return ((x[0], heads, x[1], size),) * 3
 

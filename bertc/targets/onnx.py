@@ -7,8 +7,9 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -72,10 +73,12 @@ def write(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Write `model.onnx` (and `model.onnx.data` when the weights are large) into a folder."""
-    model = _Lowering(graph, weights, spec, provider == "cpu" and not portable, progress).model({**hashes, "head": spec.network["head"].block})
+    lowering = _Lowering(graph, weights, spec, provider == "cpu" and not portable, progress)
+    model = lowering.model({**hashes, "head": spec.network["head"].block})
     size = sum(tensor.ByteSize() for tensor in model.graph.initializer)
     external = size > EXTERNAL_OVER
-    onnx.save(model, folder / FILE, save_as_external_data=external, location=f"{FILE}.data" if external else None)
+    beside = f"{FILE}.data" if external else None
+    cast(Any, onnx).save(model, folder / FILE, save_as_external_data=external, location=beside)
 
 
 def why_not_here() -> str | None:
@@ -85,10 +88,9 @@ def why_not_here() -> str | None:
 
 def open_session(folder: Path) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """ONNX Runtime on the CPU: arrays in, arrays out, by the names of the model."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    runtime: Any = import_module("onnxruntime")
+    session = runtime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    names: list[str] = [output.name for output in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
@@ -239,7 +241,7 @@ class _Lowering:
             return
         key, element, size = node.key, node.types[0].element, node.types[0].shape[-1]
         x, scale, bias = (self.operand(value, element) for value in node.inputs)
-        average = self.initializer(f"average.{size}.{element}", np.full((size, 1), 1 / int(size)), element)
+        average = self.initializer(f"average.{size}.{element}", np.full((int(size), 1), 1 / int(size)), element)
         mean = self.emit("ReduceMean", [x, self.integers(-1)], f"{key}.mean", keepdims=1)
         centred = self.emit("Sub", [x, mean], f"{key}.centred")
         squares = self.emit("Mul", [centred, centred], f"{key}.squares")

@@ -7,12 +7,12 @@ everything else is native layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import tensorrt_rtx as trt
 
 from bertc.errors import error
 from bertc.graph import INPUT, Graph, Node, Operand
@@ -22,6 +22,8 @@ from bertc.reference import Weights, constant
 from bertc.spec import Spec
 from bertc.spec_fields import INPUT_NAMES
 from bertc.types import Dim, Shape
+
+trt: Any = import_module("tensorrt_rtx")
 
 FILE = "model.plan"
 
@@ -61,7 +63,7 @@ def write(
     architectures: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Build `model.plan`. Raises BertcError B0511 for an architecture it cannot build for, B0512 when building fails."""
+    """Build `model.plan`. Raises BertcError B0511 for an architecture it cannot build for, B0512 when that fails."""
     del hashes  # an engine has no room for them; the manifest has
     wanted = architectures or [name for name in ARCHITECTURES if _refusal(name, spec.precision) is None]
     for name in wanted:
@@ -220,7 +222,7 @@ class _Network:
 
     def split(self, node: Node) -> None:
         shape = self.graph.type_of(node.values[0]).shape
-        axis, start = len(shape) + node.attribute("axis"), 0
+        axis, start = len(shape) + int(node.attribute("axis")), 0
         for result, type in zip(node.results, node.types, strict=True):
             starts = tuple(start if at == axis else 0 for at in range(len(shape)))
             self._slice(result, self.tensors[node.values[0]], starts, type.shape)

@@ -20,19 +20,22 @@ from bertc.spec import Spec, spec_hash
 from bertc.spec_fields import INPUT_NAMES
 from bertc.weights_io import Tensor, bind, open_checkpoint, random_weights, weights_hash
 
-TARGETS = {"onnx": "bertc.targets.onnx", "rtx": "bertc.targets.tensorrt"}
+TARGETS = {"onnx": "bertc.targets.onnx", "rtx": "bertc.targets.tensorrt", "cuda": "bertc.targets.cuda"}
 """Target -> the module that lowers for it; imported when it is asked for, since each needs an engine's package."""
 
-PACKAGES = {"onnx": ("onnx", "onnxruntime"), "rtx": ("tensorrt_rtx",)}
-"""Target -> the packages that make and run its engine."""
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "rtx": ("tensorrt_rtx",), "cuda": ("triton",)}
+"""Target -> the packages that make its engine."""
+
+RUNNING = {**PACKAGES, "cuda": ("cuda.bindings",)}
+"""Target -> the packages that run its engine."""
 
 
-def target_module(target: str) -> ModuleType:
+def target_module(target: str, packages: Mapping[str, Sequence[str]] = PACKAGES) -> ModuleType:
     """The lowering for a target. Raises BertcError B0501 when there is none or its packages are missing."""
     if target not in TARGETS:
         raise error("B0501", f"there is no target `{target}` yet", None, did_you_mean(target, TARGETS))
     try:
-        for package in PACKAGES[target]:
+        for package in packages[target]:
             import_module(package)
     except ImportError as problem:
         help = f"pip install 'bertc[{target}]'"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertc.bundle import Bundle, read_bundle
-from bertc.compiler import target_module
+from bertc.compiler import RUNNING, target_module
 from bertc.errors import did_you_mean, error
 
 Array = NDArray[Any]
@@ -77,7 +77,7 @@ class Engine:
 def open(path: str | Path) -> Engine:
     """Open a bundle, its hashes checked first. Raises BertcError B0601 to B0604 when it is not as it was written."""
     bundle = read_bundle(Path(path))
-    return Engine(bundle, target_module(bundle.manifest.target).open_session(bundle.path))
+    return Engine(bundle, target_module(bundle.manifest.target, RUNNING).open_session(bundle.path))
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

@@ -177,6 +177,12 @@ CODES = {
             "The bundle was written and is whole, but this machine or this bertc cannot run its engine.",
         ),
         Code(
+            "B0514",
+            UNSUPPORTED,
+            "no kernel for an op",
+            "The cuda target runs what its kernels compute: fused ops, products with weights, and what stands behind a product. The message names the op and the line it came from.",
+        ),
+        Code(
             "B0601",
             BAD_INPUT,
             "no bundle",

@@ -1,0 +1,72 @@
+"""Attention in one kernel: scores, softmax and context, the keys' blocks one after another (Dao et al. 2022).
+
+A program has a block of queries of one head of one sequence. Scores stay in registers; the softmax is rescaled as its
+maximum grows (Milakov and Gimelshein 2018).
+"""
+
+import triton
+import triton.language as tl
+
+from bertc.kernels.launch import wait
+
+
+@triton.jit
+def attention(
+    query,
+    key,
+    value,
+    lengths,
+    context,
+    seq,
+    row,
+    size: tl.constexpr,
+    scale: tl.constexpr,
+    PACKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    STAGES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """context[t, h, :] = Σⱼ softmaxⱼ(scale · query[t, h] · key[j, h]) · value[j, h], over the keys of t's sequence.
+
+    query, key, value are columns of one matrix of `row` columns, a token a row and a head `size` columns; context
+    [tokens, heads · size]. Padded: a sequence has `seq` rows, of which the first lengths[b] are keys. Packed: sequence
+    b has the rows lengths[b] to lengths[b + 1]. Grid: (blocks of queries, heads, batch).
+    """
+    block, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    width = tl.num_programs(1) * size
+    wait(PDL)
+    if PACKED:
+        start = tl.load(lengths + batch).to(tl.int64)
+        length = (tl.load(lengths + batch + 1) - start).to(tl.int32)
+        rows = length
+    else:
+        start = batch * seq
+        length = tl.load(lengths + batch)
+        rows = seq
+    if block * QUERIES >= rows:
+        return
+    columns = head * size + tl.arange(0, size)
+    tokens = block * QUERIES + tl.arange(0, QUERIES)
+    here = tokens[:, None] < rows
+    q = tl.load(query + (start + tokens[:, None]) * row + columns[None, :], mask=here, other=0.0)
+    best = tl.full((QUERIES,), float("-inf"), tl.float32)
+    sums = tl.zeros((QUERIES,), tl.float32)
+    mixed = tl.zeros((QUERIES, size), tl.float32)
+    to_exponent: tl.constexpr = scale * 1.4426950408889634
+    for first in tl.range(0, length, KEYS, num_stages=STAGES):
+        others = first + tl.arange(0, KEYS)
+        valid = others < length
+        k = tl.load(key + (start + others[None, :]) * row + columns[:, None], mask=valid[None, :], other=0.0)
+        scores = tl.dot(q, k, input_precision=PRECISION) * to_exponent
+        scores = tl.where(valid[None, :], scores, float("-inf"))
+        higher = tl.maximum(best, tl.max(scores, 1))
+        weights = tl.exp2(scores - higher[:, None])
+        shrink = tl.exp2(best - higher)
+        sums = sums * shrink + tl.sum(weights, 1)
+        v = tl.load(value + (start + others[:, None]) * row + columns[None, :], mask=valid[:, None], other=0.0)
+        mixed = tl.dot(weights.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
+        best = higher
+    result = (mixed / sums[:, None]).to(context.dtype.element_ty)
+    tl.store(context + (start + tokens[:, None]) * width + columns[None, :], result, mask=here)

@@ -1,0 +1,57 @@
+"""skip_norm, and layer_norm where there is nothing to add: one row a program."""
+
+import triton
+import triton.language as tl
+
+from bertc.kernels.launch import wait
+
+
+@triton.jit
+def normal(total, inside, scale, shift, columns, n: tl.constexpr, eps: tl.constexpr):
+    """scale · (total - mean) / √(var + eps) + shift over one row, of which `inside` are columns."""
+    mean = tl.sum(total, 0) / n
+    centred = tl.where(inside, total - mean, 0.0)
+    deviation = tl.sqrt(tl.sum(centred * centred, 0) / n + eps)
+    factor = tl.load(scale + columns, mask=inside, other=0.0).to(tl.float32)
+    return centred / deviation * factor + tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def skip_norm(
+    x,
+    bias,
+    residual,
+    scale,
+    shift,
+    norm,
+    total,
+    rows,
+    n: tl.constexpr,
+    eps: tl.constexpr,
+    PARTS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_TOTAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """total = Σ x[part] + bias + residual; norm = scale · (total - mean) / √(var + eps) + shift.
+
+    x [PARTS, rows, n], the parts of a product that was split along its sum; residual, norm, total [rows, n]; the
+    vectors [n]. Grid: rows.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < n
+    wait(PDL)
+    value = tl.load(x + row * n + columns, mask=inside, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        value += tl.load(x + (part * rows + row) * n + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        value += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        value += tl.load(residual + row * n + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_TOTAL:
+        tl.store(total + row * n + columns, value.to(total.dtype.element_ty), mask=inside)
+    result = normal(value, inside, scale, shift, columns, n, eps)
+    tl.store(norm + row * n + columns, result.to(norm.dtype.element_ty), mask=inside)

@@ -1,0 +1,129 @@
+"""The `cuda` target: bertc's own plan, of Triton's kernels and cuBLASLt's products, one CUDA graph for each shape.
+
+Building needs Triton and no GPU; on a GPU it also times the ways of each step. Running needs neither Triton nor a
+framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from bertc.errors import BertcError, error
+from bertc.graph import Graph
+from bertc.ops import Array
+from bertc.passes.expand_unhosted import Hosts
+from bertc.reference import Weights
+from bertc.spec import Spec
+from bertc.targets.cuda.compile_kernels import compile_kernels
+from bertc.targets.cuda.driver import Device
+from bertc.targets.cuda.lower import Lowering
+from bertc.targets.cuda.plan import Plan
+from bertc.targets.cuda.session import ALIGNMENT, ELEMENTS, PLAN, WEIGHTS, Session
+from bertc.targets.cuda.tune import tuned
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+"""Those that Triton's kernels are compiled for: bf16 and asynchronous copies begin with Ampere."""
+
+PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+Progress = Callable[[str, int, int], None]
+
+
+def hosting() -> Hosts:
+    """Every fused op has a kernel but scaled_softmax, which is inside attention's."""
+
+    def hosts(op: str, precision: str) -> str | None:
+        return "the cuda target has it inside attention's kernel only" if op == "scaled_softmax" else None
+
+    return hosts
+
+
+def why_not_here() -> str | None:
+    """Why its engines do not run on this machine."""
+    if find_spec("cuda") is None:
+        return "no, it needs the package cuda-bindings: pip install 'bertc[cuda]'"
+    try:
+        Device()
+    except BertcError as problem:
+        return f"no, {problem.diagnostics[0].message}"
+    return None
+
+
+def write(
+    graph: Graph,
+    weights: Weights,
+    folder: Path,
+    *,
+    spec: Spec,
+    hashes: Mapping[str, str],
+    architectures: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write the plan, its weights and its kernels. Raises BertcError B0511 for an architecture that has no kernels."""
+    del hashes  # the manifest has them
+    architecture = _architecture(architectures)
+    element = PRECISIONS[spec.precision]
+    lowering = Lowering(graph, weights, element, programmatic=int(architecture.removeprefix("sm_")) >= 90)
+    outputs = lowering.run()
+    compiled = {}
+    for index, source in enumerate(lowering.sources.values()):
+        compiled |= compile_kernels([source], architecture, folder)
+        if progress:
+            progress("compiling kernels", index + 1, len(lowering.sources))
+    offsets = _write_weights(lowering.constants, folder / WEIGHTS)
+    plan = Plan(architecture, lowering.buffers, offsets, compiled, tuple(lowering.steps), outputs)
+    (folder / PLAN).write_text(plan.to_json(), "utf-8")
+    if architecture == _architecture_here():
+        session = Session(folder, Device())
+        (folder / PLAN).write_text(tuned(session, _shapes(spec), progress).to_json(), "utf-8")
+        session.close()
+
+
+def open_session(folder: Path, device: int = 0) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """The plan on a GPU: arrays in, arrays out. Raises BertcError B0513 without a GPU, B0511 for another one."""
+    return Session(folder, Device(device)).run
+
+
+def _architecture(wanted: Sequence[str] | None) -> str:
+    """The one that is asked for, else that of the GPU here, else Hopper's."""
+    if wanted is None:
+        return _architecture_here() or "sm_90"
+    if len(wanted) != 1 or wanted[0] not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise error("B0511", f"the cuda target builds for one of {known}, not `{','.join(wanted)}`", None, "name one")
+    return wanted[0]
+
+
+def _architecture_here() -> str | None:
+    try:
+        return Device().architecture
+    except (BertcError, ImportError):
+        return None
+
+
+def _shapes(spec: Spec) -> list[dict[str, int]]:
+    """The smallest, usual and largest batch and sequence of every profile, in all pairs."""
+    pairs = {
+        (batch, seq)
+        for profile in spec.shapes
+        for batch in (profile.batch.smallest, profile.batch.usual, profile.batch.largest)
+        for seq in (profile.seq.smallest, profile.seq.usual, profile.seq.largest)
+    }
+    return [{"batch": batch, "seq": seq} for batch, seq in sorted(pairs)]
+
+
+def _write_weights(constants: Mapping[str, tuple[str, Array]], path: Path) -> dict[str, tuple[str, int]]:
+    """All constants one after the other, each at a multiple of the alignment; where each starts."""
+    offsets: dict[str, tuple[str, int]] = {}
+    with path.open("wb") as file:
+        for name, (element, array) in constants.items():
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
+            offsets[name] = (element, file.tell())
+            file.write(np.ascontiguousarray(array.astype(ELEMENTS[element])).tobytes())
+    return offsets
+
+

@@ -1,0 +1,81 @@
+"""Triton's sources to machine code, with or without a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bertc.targets.cuda.plan import Kernel
+from bertc.version import VERSION
+
+TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i32": "i32"}
+"""Triton's names of element types."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kernel function with everything that is fixed when it is compiled."""
+
+    file: str
+    function: str
+    types: tuple[tuple[str, str], ...]
+    """Parameter -> `*f16` for an address, `i32` for a number; in the order of the function."""
+    constants: tuple[tuple[str, Any], ...]
+    warps: int
+
+    @property
+    def key(self) -> str:
+        """What the plan calls it: the function, and a digest of all the rest."""
+        digest = hashlib.sha256(repr((VERSION, self.types, self.constants, self.warps)).encode()).hexdigest()
+        return f"{self.function}-{digest[:12]}"
+
+
+def parameters(file: str, function: str) -> list[str]:
+    """The names of a kernel's parameters, in order."""
+    return [parameter.name for parameter in _function(file, function).params]
+
+
+def compile_kernels(sources: Iterable[Source], architecture: str, folder: Path) -> Mapping[str, Kernel]:
+    """Compile each source for one architecture (`sm_90`) and write its machine code into a folder."""
+    kernels: dict[str, Kernel] = {}
+    for source in sources:
+        compiled = _compiled(source, int(architecture.removeprefix("sm_")))
+        file = f"{source.key}.cubin"
+        (folder / file).write_bytes(compiled.asm["cubin"])
+        metadata = compiled.metadata
+        kernels[source.key] = Kernel(file, metadata.name, metadata.num_warps, metadata.shared)
+    return kernels
+
+
+def _function(file: str, function: str) -> Any:
+    return getattr(import_module(f"bertc.kernels.{file}"), function)
+
+
+def _compiled(source: Source, capability: int) -> Any:
+    triton: Any = import_module("triton")
+    compiler: Any = import_module("triton.compiler")
+    backends: Any = import_module("triton.backends.compiler")
+    function = _function(source.file, source.function)
+    types, constants = dict(source.types), dict(source.constants)
+    names = [parameter.name for parameter in function.params]
+    signature = {name: _signature(types[name]) if name in types else "constexpr" for name in names}
+    fixed = {(index,): constants[name] for index, name in enumerate(names) if name in constants}
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if types.get(name, "").startswith("*") or types.get(name) == "i32*16"
+    }
+    ast = compiler.ASTSource(function, signature, fixed, aligned)
+    options = {"num_warps": source.warps, "launch_pdl": capability >= 90}
+    return triton.compile(ast, target=backends.GPUTarget("cuda", capability, 32), options=options)
+
+
+def _signature(type: str) -> str:
+    """`*f16` -> `*fp16`; `i32*16` is a number that 16 divides."""
+    if type.startswith("*"):
+        return f"*{TYPES[type[1:]]}"
+    return type.partition("*")[0]

@@ -1,0 +1,406 @@
+"""Graph -> plan: each fused op a kernel, each product with what stands behind it a step with several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertc.errors import BertcError, error
+from bertc.graph import INPUT, UNUSED, Graph, Node
+from bertc.ops import Array
+from bertc.reference import Weights, constant
+from bertc.targets.cuda.compile_kernels import Source, parameters
+from bertc.targets.cuda.plan import Argument, Buffer, Launch, Operation, Output, Place, Product, Size, Step
+from bertc.types import Shape
+
+ACTIVATIONS = ("gelu", "gelu_tanh", "tanh", "relu", "silu", "sigmoid")
+
+HEAD_SIZES = (16, 32, 64, 128)
+"""Those that the attention kernel's tiles fit."""
+
+FEW = 192
+"""Rows up to which our own products are taken where nothing was timed: above, cuBLASLt's tiles fill the GPU."""
+
+TILES = {
+    "f16": ((64, 64, 64, 6, 4), (64, 32, 64, 6, 4), (64, 32, 128, 4, 4), (64, 128, 64, 4, 4)),
+    "f32": ((64, 64, 32, 3, 4), (32, 32, 32, 3, 4)),
+}
+"""ROWS, COLUMNS, DEPTH, STAGES and warps that our own product is offered in; bf16 as f16."""
+
+SPLITS = (2, 4)
+"""Into how many parts the sum of a product before a norm may be cut."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A value: columns of a buffer. `names` are the sizes that its rows are counted by."""
+
+    buffer: str
+    names: tuple[str, ...]
+    row: Size
+    """Elements from one row to the next."""
+    offset: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What a product takes along: a bias, an activation or a skip_norm, and the node whose results it computes."""
+
+    last: Node
+    bias: str | None
+    activation: str = ""
+    norm: Node | None = None
+    residual: str = ""
+    """What the norm adds to the product."""
+
+
+class Lowering:
+    """One graph on its way to a plan; a method for each op."""
+
+    def __init__(self, graph: Graph, weights: Weights, element: str, programmatic: bool) -> None:
+        self.graph = graph
+        self.weights = weights
+        self.element = element
+        self.programmatic = programmatic
+        self.steps: list[Step] = []
+        self.buffers: dict[str, Buffer] = {}
+        self.sources: dict[str, Source] = {}
+        self.constants: dict[str, tuple[str, Array]] = {}
+        """Name -> element type and values of everything that is known when the engine is built."""
+        self.views: dict[str, View] = {}
+        self.done: set[str] = set()
+        """Keys of nodes that an earlier one has taken along."""
+
+    def run(self) -> dict[str, Output]:
+        """Lower every node; the outputs. Raises BertcError B0514 for what no kernel computes."""
+        for node in self.graph:
+            if node.op == INPUT or self.graph.is_constant(node.key) or node.key in self.done:
+                continue
+            if node.op not in LOWERINGS:
+                raise self.refusal(node, f"the cuda target has no kernel for {node.op}")
+            LOWERINGS[node.op](self, node)
+        return {name: self.output(value) for name, value in self.graph.outputs.items()}
+
+    def refusal(self, node: Node, reason: str) -> BertcError:
+        return error("B0514", f"`{node.key}`: {reason}", node.span, "build for `onnx`, or leave the pass that made it out")
+
+    # ------------------------------------------------------------------------------------------------ pieces
+
+    def output(self, value: str) -> Output:
+        view, shape = self.views[value], self.graph.type_of(value).shape
+        sizes = tuple(Size(1, (size,)) if isinstance(size, str) else Size(size) for size in shape)
+        return Output(view.buffer, sizes, view.row, view.offset, view.width)
+
+    def buffer(self, value: str, element: str | None = None, factor: int = 1) -> Place:
+        """New memory for a value, `factor` times over."""
+        shape = self.graph.type_of(value).shape
+        names, width = _rows(shape)
+        self.buffers[value] = Buffer(element or self.element, Size(factor * width, names))
+        self.views[value] = View(value, names, Size(width), 0, width)
+        return Place(value)
+
+    def input(self, value: str) -> Place:
+        shape = self.graph.type_of(value).shape if value in self.graph else ("batch",)
+        self.buffers[value] = Buffer("i32", Size(1, _rows(shape + (1,))[0]))
+        return Place(value)
+
+    def place(self, value: str) -> Place:
+        view = self.views[value]
+        return Place(view.buffer, view.offset)
+
+    def weight(self, value: str) -> Place:
+        """A constant of the graph."""
+        if value not in self.constants:
+            self.constants[value] = (self.element, constant(self.graph, value, self.weights))
+        return Place(value)
+
+    def rows_of(self, value: str) -> str:
+        """The constant [n, k] whose transpose a product multiplies by."""
+        producer = self.graph.producer(value)
+        if producer.op == "transpose" and producer.attribute("axes") == (1, 0):
+            return producer.values[0]
+        self.constants[f"{value}.rows"] = (self.element, constant(self.graph, value, self.weights).T)
+        return f"{value}.rows"
+
+    def zeros(self, count: int) -> Place:
+        self.constants.setdefault(f"zeros.{count}", (self.element, np.zeros(count, np.float32)))
+        return Place(f"zeros.{count}")
+
+    def launch(
+        self, file: str, function: str, grid: Sequence[Size], warps: int, writes: Sequence[str], **given: Any
+    ) -> Launch:
+        """A start of a kernel; places are addresses, sizes numbers, and everything else is fixed when it compiles."""
+        given["PDL"] = self.programmatic
+        names = parameters(file, function)
+        arguments = [(name, given[name]) for name in names if isinstance(given[name], Place | Size)]
+        constants = tuple((name, given[name]) for name in names if not isinstance(given[name], Place | Size))
+        types = tuple((name, self._type(value)) for name, value in arguments)
+        source = Source(file, function, types, constants, warps)
+        self.sources[source.key] = source
+        first, second, third = (*grid, Size(1), Size(1))[:3]
+        values: tuple[Argument, ...] = tuple(value for _, value in arguments)
+        touched = [value.name for value in values if isinstance(value, Place) and value.name in self.buffers]
+        reads = tuple(name for name in dict.fromkeys(touched) if name not in writes)
+        return Launch(source.key, (first, second, third), values, reads, tuple(writes))
+
+    def _type(self, value: Argument) -> str:
+        if isinstance(value, Size):
+            return "i32*16" if value.factor % 16 == 0 and value.per == 1 else "i32"
+        element = self.buffers[value.name].element if value.name in self.buffers else self.constants[value.name][0]
+        return f"*{element}"
+
+    def step(self, name: str, *ways: Sequence[Operation], choices: tuple[tuple[int, int], ...] = ((0, 0),)) -> None:
+        self.steps.append(Step(name, tuple(map(tuple, ways)), choices))
+
+    # ----------------------------------------------------------------------------------------------- fused ops
+
+    def embed_norm(self, node: Node) -> None:
+        word, position, type, ids, types, scale, shift = node.values
+        norm, total = self._two(node)
+        given: dict[str, Any] = dict(zip(("word", "position", "type"), map(self.weight, (word, position, type)), strict=True))
+        given |= {"ids": self.input(ids), "types": self.input(types), "places": Place(ids)}
+        given |= {"scale": self.weight(scale), "shift": self.weight(shift), "norm": norm, "total": total or norm}
+        n = int(node.types[0].shape[-1])
+        given |= {"seq": Size(1, ("seq",)), "n": n, "eps": node.attribute("eps"), "offset": node.attribute("offset")}
+        given |= {"PACKED": False, "HAS_TOTAL": total is not None, "BLOCK": _power(n)}
+        writes = [place.name for place in (norm, total) if place]
+        self.step(node.key, [self.launch("embed_norm", "embed_norm", [Size(1, ("batch", "seq"))], 4, writes, **given)])
+
+    def skip_norm(self, node: Node) -> None:
+        x, residual, scale, shift = node.values
+        norm, total = self._two(node)
+        self.step(node.key, [self._norm(node, self.place(x), 1, None, self.place(residual), scale, shift, norm, total)])
+
+    def layer_norm(self, node: Node) -> None:
+        x, scale, shift = node.values
+        norm = self.buffer(node.key)
+        self.step(node.key, [self._norm(node, self.place(x), 1, None, None, scale, shift, norm, None)])
+
+    def _two(self, node: Node) -> tuple[Place, Place | None]:
+        """Memory for a norm and, where it is used, for its sum."""
+        norm, total = node.results
+        if norm == UNUSED:
+            raise self.refusal(node, "its norm is not used, and the kernel computes it")
+        return self.buffer(norm), None if total == UNUSED else self.buffer(total)
+
+    def _norm(
+        self,
+        node: Node,
+        x: Place,
+        parts: int,
+        bias: Place | None,
+        residual: Place | None,
+        scale: str,
+        shift: str,
+        norm: Place,
+        total: Place | None,
+    ) -> Launch:
+        names, n = _rows(node.types[0].shape)
+        given: dict[str, Any] = {"x": x, "bias": bias or x, "residual": residual or x, "norm": norm, "total": total or norm}
+        given |= {"scale": self.weight(scale), "shift": self.weight(shift), "rows": Size(1, names), "n": n}
+        given |= {"eps": node.attribute("eps"), "PARTS": parts, "HAS_BIAS": bias is not None, "BLOCK": _power(n)}
+        given |= {"HAS_RESIDUAL": residual is not None, "HAS_TOTAL": total is not None}
+        writes = [place.name for place in (norm, total) if place]
+        return self.launch("skip_norm", "skip_norm", [Size(1, names)], 4, writes, **given)
+
+    def qkv_projection(self, node: Node) -> None:
+        x, rows, bias = node.values
+        width = node.attribute("heads") * node.attribute("size")
+        names = self.views[x].names
+        buffer = f"{node.key}.merged"
+        self.buffers[buffer] = Buffer(self.element, Size(3 * width, names))
+        for index, result in enumerate(node.results):
+            self.views[result] = View(buffer, names, Size(3 * width), index * width, width)
+        self._products(node.key, self.views[x], self.weight(rows), 3 * width, Place(buffer), self.weight(bias), "")
+
+    def attention(self, node: Node) -> None:
+        query, key, value, mask = node.values
+        _, heads, seq, size = self.graph.type_of(query).shape
+        row = self.views[query].row
+        if size not in HEAD_SIZES or any(self.views[name].row != row for name in (query, key, value)):
+            raise self.refusal(node, f"attention takes heads of {', '.join(map(str, HEAD_SIZES))}, side by side, not {size}")
+        if self.graph.producer(mask).op != "padding_mask":
+            raise self.refusal(node, "attention takes padding on the right, as lengths")
+        context = self.buffer(node.key)
+        given: dict[str, Any] = {"query": self.place(query), "key": self.place(key), "value": self.place(value)}
+        given |= {"lengths": self.input("lengths"), "context": context, "seq": Size(1, (str(seq),)), "row": row}
+        given |= {"size": size, "scale": node.attribute("scale"), "PACKED": False, "PRECISION": self._precision()}
+        ways = [self._attention(given, int(heads), *tile) for tile in self._attention_tiles(int(size))]
+        self.step(node.key, *([way] for way in ways), choices=((FEW * 8, 0), (0, len(ways) - 1)))
+
+    def _attention_tiles(self, size: int) -> list[tuple[int, int, int, int]]:
+        """QUERIES, KEYS, STAGES, warps: small tiles for little work, large ones for much."""
+        if self.element == "f32":
+            return [(32, 32, 2, 4)]
+        return [(64, 64, 2, 4), (128, 64, 3, 8), (128, 128, 2, 8)]
+
+    def _attention(
+        self, given: dict[str, Any], heads: int, queries: int, keys: int, stages: int, warps: int
+    ) -> Launch:
+        grid = [Size(1, ("seq",), queries), Size(heads), Size(1, ("batch",))]
+        tile = {"QUERIES": queries, "KEYS": keys, "STAGES": stages}
+        return self.launch("attention", "attention", grid, warps, [given["context"].name], **given, **tile)
+
+    def _precision(self) -> str:
+        return "ieee" if self.element == "f32" else "tf32"
+
+    # ------------------------------------------------------------------------------------------------ products
+
+    def matmul(self, node: Node) -> None:
+        x, w = node.values
+        if not self.graph.is_constant(w) or x not in self.views:
+            raise self.refusal(node, "products are of a value and a weight; attention's own are inside its kernel")
+        tail = self._tail(node)
+        n = int(node.types[0].shape[-1])
+        bias = self.weight(tail.bias) if tail.bias else self.zeros(n)
+        rows = self.weight_rows(self.rows_of(w))
+        if tail.norm is not None:
+            self._product_and_norm(node, self.views[x], rows, bias, tail.norm, self.place(tail.residual))
+        else:
+            self._products(tail.last.key, self.views[x], rows, n, self.buffer(tail.last.key), bias, tail.activation)
+
+    def weight_rows(self, name: str) -> Place:
+        return Place(name) if name in self.constants else self.weight(name)
+
+    def _tail(self, node: Node) -> Tail:
+        """What follows a product and nothing else reads."""
+        tail = Tail(node, None)
+        while True:
+            readers = self.graph.users(tail.last.key)
+            if len(readers) != 1 or self.graph.is_output(tail.last.key) or len(tail.last.results) != 1:
+                return tail
+            longer = self._longer(tail, readers[0])
+            if longer is None:
+                return tail
+            tail = longer
+            self.done.add(tail.last.key)
+
+    def _longer(self, tail: Tail, reader: Node) -> Tail | None:
+        plain = not tail.activation and tail.norm is None
+        if reader.op in ("add", "bias_gelu", "bias_gelu_tanh") and plain and tail.bias is None:
+            bias = reader.inputs[1]
+            if isinstance(bias, str) and reader.inputs[0] == tail.last.key and self._is_vector(bias):
+                return Tail(reader, bias, reader.op.removeprefix("bias_") if reader.op != "add" else "")
+        if reader.op in ACTIVATIONS and plain:
+            return Tail(reader, tail.bias, reader.op)
+        if reader.op == "skip_norm" and plain and tail.last.key in reader.values[:2]:
+            other = next(value for value in reader.values[:2] if value != tail.last.key)
+            if other in self.views:
+                return Tail(reader, tail.bias, norm=reader, residual=other)
+        return None
+
+    def _is_vector(self, value: str) -> bool:
+        return self.graph.is_constant(value) and len(self.graph.type_of(value).shape) == 1
+
+    def _products(self, name: str, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> None:
+        """y = activation(x · wᵀ + bias): ours for few rows, the library's for many."""
+        if x.names != ("batch", "seq") or n < 64:
+            self.step(name, [self._linear(x, w, n, y, bias, activation, 1, (16, 32, 64, 4, 4))])
+            return
+        ours = [[self._linear(x, w, n, y, bias, activation, 1, tile)] for tile in self._tiles()]
+        self.step(name, *ours, self._library(x, w, n, y, bias, activation), choices=((FEW, 0), (0, len(ours))))
+
+    def _library(self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> list[Operation]:
+        product = self._product(x, w, n, y, bias=bias)
+        if activation in ("", "relu", "gelu_tanh"):
+            return [self._product(x, w, n, y, bias=bias, end=activation)]
+        given: dict[str, Any] = {"x": y, "bias": bias, "y": y, "count": Size(n, x.names), "n": n}
+        given |= {"ACTIVATION": activation, "HAS_BIAS": False, "BLOCK": 2048}
+        grid = [Size(n, x.names, 2048)]
+        return [product, self.launch("bias_gelu", "bias_activation", grid, 8, [y.name], **given)]
+
+    def _product_and_norm(
+        self, node: Node, x: View, w: Place, bias: Place, norm: Node, residual: Place
+    ) -> None:
+        """The product before a residual and its norm: split, or the library's with the residual added to it."""
+        n = int(node.types[0].shape[-1])
+        _, _, scale, shift = norm.values
+        normal, total = self._two(norm)
+        ways: list[list[Operation]] = []
+        for parts in SPLITS:
+            if x.width % (parts * 64) == 0:
+                buffer = f"{node.key}.parts.{parts}"
+                self.buffers[buffer] = Buffer("f32", Size(parts * n, x.names))
+                end = self._norm(norm, Place(buffer), parts, bias, residual, scale, shift, normal, total)
+                ways += [[self._linear(x, w, n, Place(buffer), bias, "", parts, tile), end] for tile in self._tiles()]
+        summed = total or self.buffer(node.key)
+        ways.append(
+            [
+                self._product(x, w, n, summed, bias=bias, residual=residual),
+                self._norm(norm, summed, 1, None, None, scale, shift, normal, None),
+            ]
+        )
+        self.step(norm.key, *ways, choices=((FEW, max(0, len(ways) - 2)), (0, len(ways) - 1)))
+
+    def _tiles(self) -> tuple[tuple[int, int, int, int, int], ...]:
+        return TILES["f32" if self.element == "f32" else "f16"]
+
+    def _linear(
+        self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str, parts: int, tile: tuple[int, ...]
+    ) -> Launch:
+        rows, columns, depth, stages, warps = tile
+        given: dict[str, Any] = {"x": Place(x.buffer, x.offset), "w": w, "bias": bias, "y": y, "row": x.row}
+        given |= {"rows": Size(1, x.names), "n": n, "k": x.width, "ACTIVATION": activation, "SPLIT": parts}
+        given |= {"PRECISION": self._precision(), "ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "STAGES": stages}
+        given |= {"LINES": _power(max(1, x.width // parts // 64))}
+        grid = [Size(-(-n // columns)), Size(1, x.names, rows), Size(parts)]
+        return self.launch("linear", "linear", grid, warps, [y.name], **given)
+
+    def _product(self, x: View, w: Place, n: int, y: Place, **rest: Any) -> Product:
+        return Product(Place(x.buffer, x.offset), w, y, Size(1, x.names), x.row, n, x.width, **rest)
+
+    # -------------------------------------------------------------------------------------------------- others
+
+    def select(self, node: Node) -> None:
+        """No kernel: the value is a part of what is there."""
+        view, axis, index = self.views[node.values[0]], node.attribute("axis"), node.attribute("index")
+        if axis == -1:
+            self.views[node.key] = View(view.buffer, view.names, view.row, view.offset + index, 1)
+        elif axis == -2 and view.names == ("batch", "seq") and view.row.names == ():
+            row = Size(view.row.factor, ("seq",))
+            self.views[node.key] = View(view.buffer, ("batch",), row, view.offset + index * view.row.factor, view.width)
+        else:
+            raise self.refusal(node, "a selection along the batch has no kernel")
+
+    def cast(self, node: Node) -> None:
+        """No kernel: outputs are made float32 when they are fetched."""
+        if node.attribute("element") != "f32" or self.graph.users(node.key) or not self.graph.is_output(node.key):
+            raise self.refusal(node, "only outputs change their type")
+        self.views[node.key] = self.views[node.values[0]]
+
+    def lengths(self, node: Node) -> None:
+        """No kernel: the session counts the tokens of each row before it starts."""
+
+
+def _rows(shape: Shape) -> tuple[tuple[str, ...], int]:
+    """The named sizes in front of a shape, and the product of the rest: [batch, seq, 768] -> (batch, seq), 768."""
+    names = tuple(size for size in shape if isinstance(size, str))
+    width = 1
+    for size in shape:
+        width *= size if isinstance(size, int) else 1
+    return names, width
+
+
+def _power(number: int) -> int:
+    """The lowest power of two that is not below a number."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+    "sum": Lowering.lengths,
+    "maximum": Lowering.lengths,
+    "padding_mask": Lowering.lengths,
+    "embed_norm": Lowering.embed_norm,
+    "skip_norm": Lowering.skip_norm,
+    "layer_norm": Lowering.layer_norm,
+    "qkv_projection": Lowering.qkv_projection,
+    "attention": Lowering.attention,
+    "matmul": Lowering.matmul,
+    "select": Lowering.select,
+    "cast": Lowering.cast,
+}
+"""Op -> what it becomes; additions of biases and activations go along with the product before them."""

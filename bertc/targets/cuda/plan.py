@@ -1,0 +1,205 @@
+"""What the `cuda` target runs: buffers, and steps over them; the same for every batch and sequence.
+
+A step may have several ways, such as a library's product or one of ours with its own end; which is taken depends on
+how many rows there are. Sizes that are known only when the engine runs are products of names: 768 · batch · seq.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Size:
+    """factor · Π names, rounded up to a multiple of `per` and divided by it."""
+
+    factor: int
+    names: tuple[str, ...] = ()
+    per: int = 1
+
+    def __call__(self, sizes: Mapping[str, int]) -> int:
+        return -(-self.factor * prod(sizes[name] for name in self.names) // self.per)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address: so many elements behind the start of a buffer or of a weight."""
+
+    name: str
+    offset: int = 0
+
+
+Argument = Place | Size
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Device memory for `size` elements."""
+
+    element: str
+    size: Size
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a compiled kernel."""
+
+    kernel: str
+    grid: tuple[Size, Size, Size]
+    arguments: tuple[Argument, ...]
+    reads: tuple[str, ...]
+    """Buffers; weights are not counted."""
+    writes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    """y = end(x · wᵀ + bias + residual) by cuBLASLt: x [rows, k], its rows `row` apart; w [n, k]; y, residual [rows, n]."""
+
+    x: Place
+    w: Place
+    y: Place
+    rows: Size
+    row: Size
+    n: int
+    k: int
+    bias: Place | None = None
+    residual: Place | None = None
+    end: str = ""
+    """Nothing, `relu` or `gelu_tanh`: what the library has behind a bias."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x.name, *([self.residual.name] if self.residual else []))
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.y.name,)
+
+
+Operation = Launch | Product
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to compute, and the ways to do so."""
+
+    name: str
+    ways: tuple[tuple[Operation, ...], ...]
+    choices: tuple[tuple[int, int], ...] = ((0, 0),)
+    """(rows, way), rows rising: the way for up to that many rows; the last one for all above."""
+
+    def way(self, rows: int) -> tuple[Operation, ...]:
+        chosen = next((way for limit, way in self.choices if rows <= limit), self.choices[-1][1])
+        return self.ways[chosen]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled kernel: a file of machine code and how to start it."""
+
+    file: str
+    entry: str
+    warps: int
+    shared: int
+    """Bytes of shared memory."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Part of a buffer: `width` columns of each row, from `column` on; rows `row` elements apart, of the given shape."""
+
+    buffer: str
+    shape: tuple[Size, ...]
+    row: Size
+    column: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    architecture: str
+    buffers: Mapping[str, Buffer]
+    weights: Mapping[str, tuple[str, int]]
+    """Name -> element type, and where in the file of weights it starts, in bytes."""
+    kernels: Mapping[str, Kernel]
+    steps: tuple[Step, ...]
+    outputs: Mapping[str, Output]
+    algorithms: Mapping[str, str] = field(default_factory=dict[str, str])
+    """(product and rows) -> the cuBLASLt algorithm that was fastest when the engine was built, in hex."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+
+def arena(steps: Sequence[Sequence[Operation]], bytes_of: Mapping[str, int], kept: Sequence[str]) -> dict[str, int]:
+    """The offset of each buffer in one block of memory: buffers share a place when their lives do not overlap.
+
+    A life goes from the first step that writes a buffer to the last that reads it; `kept` ones, inputs and outputs,
+    live always. Largest first, each at the lowest place that is free (Pisarchyk and Lee 2020, greedy by size).
+    """
+    lives: dict[str, list[int]] = {name: [0, len(steps)] for name in kept}
+    for index, operations in enumerate(steps):
+        for operation in operations:
+            for name in (*operation.reads, *operation.writes):
+                life = lives.setdefault(name, [index, index])
+                life[1] = max(life[1], index)
+    offsets: dict[str, int] = {}
+    for name in sorted(lives, key=lambda name: (-bytes_of[name], name)):
+        first, last = lives[name]
+        taken = sorted(
+            (offsets[other], offsets[other] + bytes_of[other])
+            for other in offsets
+            if lives[other][0] <= last and first <= lives[other][1]
+        )
+        offset = 0
+        for start, end in taken:
+            if offset + bytes_of[name] <= start:
+                break
+            offset = max(offset, end)
+        offsets[name] = offset
+    return offsets
+
+
+def read_plan(text: str) -> Plan:
+    """A plan from its JSON, which the bundle's hashes vouch for."""
+    content = json.loads(text)
+    return Plan(
+        architecture=content["architecture"],
+        buffers={name: Buffer(of["element"], _size(of["size"])) for name, of in content["buffers"].items()},
+        weights={name: (element, start) for name, (element, start) in content["weights"].items()},
+        kernels={name: Kernel(**of) for name, of in content["kernels"].items()},
+        steps=tuple(_step(of) for of in content["steps"]),
+        outputs={name: _output(of) for name, of in content["outputs"].items()},
+        algorithms=content["algorithms"],
+    )
+
+
+def _size(of: dict[str, Any]) -> Size:
+    return Size(of["factor"], tuple(of["names"]), of["per"])
+
+
+def _argument(of: dict[str, Any]) -> Argument:
+    return _size(of) if "factor" in of else Place(**of)
+
+
+def _step(of: dict[str, Any]) -> Step:
+    ways = tuple(tuple(_operation(operation) for operation in way) for way in of["ways"])
+    return Step(of["name"], ways, tuple((rows, way) for rows, way in of["choices"]))
+
+
+def _operation(of: dict[str, Any]) -> Operation:
+    if "kernel" in of:
+        first, second, third = map(_size, of["grid"])
+        arguments = tuple(map(_argument, of["arguments"]))
+        return Launch(of["kernel"], (first, second, third), arguments, tuple(of["reads"]), tuple(of["writes"]))
+    places = {name: Place(**of[name]) for name in ("x", "w", "y", "bias", "residual") if of[name] is not None}
+    return Product(**{**of, **places, "rows": _size(of["rows"]), "row": _size(of["row"])})
+
+
+def _output(of: dict[str, Any]) -> Output:
+    return Output(of["buffer"], tuple(map(_size, of["shape"])), _size(of["row"]), of["column"], of["width"])

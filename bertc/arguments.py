@@ -11,8 +11,8 @@ from typing import NoReturn
 from bertc.errors import USAGE, did_you_mean
 from bertc.version import VERSION
 
-TARGET_FLAGS = {"arch": "rtx", "portable": "onnx", "provider": "onnx"}
-"""The flags that one target alone understands."""
+TARGET_FLAGS = {"arch": ("rtx", "cuda"), "portable": ("onnx",), "provider": ("onnx",)}
+"""The flags that some targets alone understand."""
 
 PASSES = "comma-separated: `default`, names of passes, files of rules"
 
@@ -65,7 +65,7 @@ def make_parser() -> Parser:
     build.add_argument("-o", "--output", type=Path, help="the bundle to write; out/NAME-TARGET when left out")
     build.add_argument("--weights", type=Path, help="a checkpoint: a file or a directory")
     build.add_argument("--random-weights", type=int, metavar="SEED", help="made-up weights, for measuring")
-    build.add_argument("--arch", help="rtx: comma-separated GPU architectures, such as sm_86,sm_89")
+    build.add_argument("--arch", help="GPU architectures: sm_86,sm_89 for rtx, one of them for cuda")
     build.add_argument("--portable", action="store_true", help="onnx: standard operators only")
     build.add_argument("--provider", choices=("cpu", "gpu"), help="onnx: where ONNX Runtime is to run it; cpu")
     build.add_argument("--force", action="store_true", help="replace the bundle that is there")
@@ -104,7 +104,7 @@ def make_parser() -> Parser:
 
 def _add_spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", help="a shipped name, a .yaml file, or a Hugging Face directory")
-    parser.add_argument("--target", help="onnx or rtx")
+    parser.add_argument("--target", help="onnx, rtx or cuda")
     parser.add_argument("--precision", help="fp32, fp16 or bf16")
     parser.add_argument("--without", help="comma-separated names of passes to leave out")
     parser.add_argument(

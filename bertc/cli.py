@@ -104,12 +104,12 @@ def _build(options: Namespace) -> int:
 
 
 def _target_options(options: Namespace, target: str) -> dict[str, Any]:
-    """What is chosen for one target alone."""
+    """What is chosen for some targets alone."""
     given = {name: getattr(options, name) for name in TARGET_FLAGS if getattr(options, name)}
     for name in given:
-        if TARGET_FLAGS[name] != target:
-            message = f"`--{name}` is for target {TARGET_FLAGS[name]}, but the target is {target}"
-            raise error("B0001", message, None, f"leave it out, or say `--target {TARGET_FLAGS[name]}`")
+        if target not in TARGET_FLAGS[name]:
+            message = f"`--{name}` is for target {' or '.join(TARGET_FLAGS[name])}, but the target is {target}"
+            raise error("B0001", message, None, f"leave it out, or say `--target {TARGET_FLAGS[name][0]}`")
     architectures = given.pop("arch", None)
     return {"hosting": given, "architectures": architectures.split(",") if architectures else None}
 

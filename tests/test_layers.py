@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "bertc"
 FLOW = (
     *("version", "errors", "types", "notation", "ops", "plugins", "graph"),
     *("tree", "json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
-    *("hugging_face", "spec", "elaborate", "reference", "rewrite", "passes", "weights_io", "targets"),
+    *("hugging_face", "spec", "elaborate", "reference", "rewrite", "passes", "weights_io", "kernels", "targets"),
     *("exports", "bundle", "check", "compiler", "engine", "__init__", "arguments", "cli", "__main__"),
 )
 
@@ -25,6 +25,8 @@ HOMES = {
     "onnx": {"targets.onnx"},
     "onnxruntime": {"targets.onnx"},
     "tensorrt_rtx": {"targets.tensorrt"},
+    "triton": {"targets.cuda.compile_kernels", *(f"kernels.{path.stem}" for path in PACKAGE.glob("kernels/*.py"))},
+    "cuda": {"targets.cuda.driver"},
     "torch": set[str](),
     "transformers": set[str](),
     "safetensors": set[str](),

@@ -7,7 +7,18 @@ maximum grows (Milakov and Gimelshein 2018).
 import triton
 import triton.language as tl
 
-from bertc.kernels.launch import wait
+from bertc.kernels.launch import release, wait
+
+
+@triton.jit
+def mix(best, sums, mixed, scores, v, PRECISION: tl.constexpr):
+    """Take one more block of keys along: the running maximum, sum and context, all to the new maximum's scale."""
+    higher = tl.maximum(best, tl.max(scores, 1))
+    weights = tl.exp2(scores - higher[:, None])
+    shrink = tl.exp2(best - higher)
+    sums = sums * shrink + tl.sum(weights, 1)
+    mixed = tl.dot(weights.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
+    return higher, sums, mixed
 
 
 @triton.jit
@@ -36,6 +47,7 @@ def attention(
     """
     block, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     width = tl.num_programs(1) * size
+    release(PDL)
     wait(PDL)
     if PACKED:
         start = tl.load(lengths + batch).to(tl.int64)
@@ -54,19 +66,23 @@ def attention(
     best = tl.full((QUERIES,), float("-inf"), tl.float32)
     sums = tl.zeros((QUERIES,), tl.float32)
     mixed = tl.zeros((QUERIES, size), tl.float32)
+    keys = key + start * row + columns[:, None]
+    values = value + start * row + columns[None, :]
     to_exponent: tl.constexpr = scale * 1.4426950408889634
-    for first in tl.range(0, length, KEYS, num_stages=STAGES):
+    whole = length // KEYS * KEYS
+    for first in tl.range(0, whole, KEYS, num_stages=STAGES):
         others = first + tl.arange(0, KEYS)
+        k = tl.load(keys + others[None, :] * row)
+        scores = tl.dot(q, k, input_precision=PRECISION) * to_exponent
+        v = tl.load(values + others[:, None] * row)
+        best, sums, mixed = mix(best, sums, mixed, scores, v, PRECISION)
+    if whole < length:
+        others = whole + tl.arange(0, KEYS)
         valid = others < length
-        k = tl.load(key + (start + others[None, :]) * row + columns[:, None], mask=valid[None, :], other=0.0)
+        k = tl.load(keys + others[None, :] * row, mask=valid[None, :], other=0.0)
         scores = tl.dot(q, k, input_precision=PRECISION) * to_exponent
         scores = tl.where(valid[None, :], scores, float("-inf"))
-        higher = tl.maximum(best, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
-        shrink = tl.exp2(best - higher)
-        sums = sums * shrink + tl.sum(weights, 1)
-        v = tl.load(value + (start + others[:, None]) * row + columns[None, :], mask=valid[:, None], other=0.0)
-        mixed = tl.dot(weights.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
-        best = higher
+        v = tl.load(values + others[:, None] * row, mask=valid[:, None], other=0.0)
+        best, sums, mixed = mix(best, sums, mixed, scores, v, PRECISION)
     result = (mixed / sums[:, None]).to(context.dtype.element_ty)
     tl.store(context + (start + tokens[:, None]) * width + columns[None, :], result, mask=here)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from bertc.kernels.activations import activate
-from bertc.kernels.launch import wait
+from bertc.kernels.launch import release, wait
 
 
 @triton.jit
@@ -22,6 +22,7 @@ def bias_activation(
     """y = activation(x + bias); x, y [count / n, n], bias [n]. Grid: count / BLOCK, rounded up."""
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = places < count
+    release(PDL)
     wait(PDL)
     value = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:

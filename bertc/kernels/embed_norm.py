@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from bertc.kernels.launch import wait
+from bertc.kernels.launch import release, wait
 from bertc.kernels.skip_norm import normal
 
 
@@ -35,6 +35,7 @@ def embed_norm(
     token = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < n
+    release(PDL)
     wait(PDL)
     if PACKED:
         place = tl.load(places + token)

@@ -8,15 +8,7 @@ import triton
 import triton.language as tl
 
 from bertc.kernels.activations import activate
-from bertc.kernels.launch import wait
-
-
-@triton.jit
-def prefetch(pointers):
-    """Ask for lines of memory to come into the L2 cache."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
-    )
+from bertc.kernels.launch import release, wait
 
 
 @triton.jit
@@ -36,12 +28,10 @@ def linear(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     STAGES: tl.constexpr,
-    LINES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """x [rows, k], its rows `row` apart; w [n, k]; bias [n]; y [rows, n], or with SPLIT > 1 parts [SPLIT, rows, n] that
-    add up to x · wᵀ. LINES, a power of two, covers the k / SPLIT / 64 cache lines of a row of w that a program reads.
-    Grid: (n / COLUMNS, rows / ROWS, SPLIT), rounded up."""
+    add up to x · wᵀ. Grid: (n / COLUMNS, rows / ROWS, SPLIT), rounded up."""
     part = tl.program_id(2)
     share: tl.constexpr = k // SPLIT
     ours = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -51,11 +41,6 @@ def linear(
     whole: tl.constexpr = share % DEPTH == 0
     w_pointers = w + columns[None, :].to(tl.int64) * k + (part * share + depth)[:, None]
     x_pointers = x + ours[:, None].to(tl.int64) * row + (part * share + depth)[None, :]
-    if PDL:
-        lines = tl.arange(0, LINES)
-        near = (lines[None, :] * 64 < share) & (columns[:, None] < n)
-        base = w + columns[:, None].to(tl.int64) * k + part * share
-        prefetch(tl.where(near, base + lines[None, :] * 64, w))
     wait(PDL)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in tl.range(0, share, DEPTH, num_stages=STAGES):
@@ -70,6 +55,7 @@ def linear(
         else:
             b = tl.load(w_pointers + start, mask=narrow, other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
+    release(PDL)
     inside = (ours[:, None] < rows) & (columns[None, :] < n)
     places = ours[:, None].to(tl.int64) * n + columns[None, :]
     if SPLIT == 1:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from bertc.kernels.launch import wait
+from bertc.kernels.launch import release, wait
 
 
 @triton.jit
@@ -43,6 +43,7 @@ def skip_norm(
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < n
+    release(PDL)
     wait(PDL)
     value = tl.load(x + row * n + columns, mask=inside, other=0.0).to(tl.float32)
     for part in tl.static_range(1, PARTS):

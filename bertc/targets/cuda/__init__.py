@@ -21,7 +21,7 @@ from bertc.spec import Spec
 from bertc.targets.cuda.compile_kernels import compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import Plan
+from bertc.targets.cuda.plan import Kernel, Plan
 from bertc.targets.cuda.session import ALIGNMENT, ELEMENTS, PLAN, WEIGHTS, Session
 from bertc.targets.cuda.tune import tuned
 
@@ -69,7 +69,7 @@ def write(
     element = PRECISIONS[spec.precision]
     lowering = Lowering(graph, weights, element, programmatic=int(architecture.removeprefix("sm_")) >= 90)
     outputs = lowering.run()
-    compiled = {}
+    compiled: dict[str, Kernel] = {}
     for index, source in enumerate(lowering.sources.values()):
         compiled |= compile_kernels([source], architecture, folder)
         if progress:
@@ -125,5 +125,3 @@ def _write_weights(constants: Mapping[str, tuple[str, Array]], path: Path) -> di
             offsets[name] = (element, file.tell())
             file.write(np.ascontiguousarray(array.astype(ELEMENTS[element])).tobytes())
     return offsets
-
-

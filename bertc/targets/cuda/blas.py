@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ class Blas:
         self._library.cublasLtDestroy(self._handle)
 
     @contextmanager
-    def _descriptors(self, problem: Problem, bias: int) -> Iterator[tuple[Any, Any, Any, Any]]:
+    def _descriptors(self, problem: Problem, bias: int) -> Generator[tuple[Any, Any, Any, Any]]:
         type = _TYPES[problem.element]
         description = ctypes.c_void_p()
         self._check(self._library.cublasLtMatmulDescCreate(ctypes.byref(description), _COMPUTE_32F, _REAL_32F))
@@ -116,7 +116,7 @@ class Blas:
             self._library.cublasLtMatmulDescDestroy(description)
 
     @contextmanager
-    def _preference(self) -> Iterator[Any]:
+    def _preference(self) -> Generator[Any]:
         preference = ctypes.c_void_p()
         self._check(self._library.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)))
         limit = ctypes.c_size_t(WORKSPACE)

@@ -23,7 +23,7 @@ class Source:
     file: str
     function: str
     types: tuple[tuple[str, str], ...]
-    """Parameter -> `*f16` for an address, `i32` for a number; in the order of the function."""
+    """Parameter -> `*f16` for an address, `i32` for a number, `f16[128, 64]` for boxes; in the function's order."""
     constants: tuple[tuple[str, Any], ...]
     warps: int
 
@@ -36,7 +36,7 @@ class Source:
 
 def parameters(file: str, function: str) -> list[str]:
     """The names of a kernel's parameters, in order."""
-    return [parameter.name for parameter in _function(file, function).params]
+    return list(_function(file, function).arg_names)
 
 
 def compile_kernels(sources: Iterable[Source], architecture: str, folder: Path) -> Mapping[str, Kernel]:
@@ -47,7 +47,8 @@ def compile_kernels(sources: Iterable[Source], architecture: str, folder: Path) 
         file = f"{source.key}.cubin"
         (folder / file).write_bytes(compiled.asm["cubin"])
         metadata = compiled.metadata
-        kernels[source.key] = Kernel(file, metadata.name, metadata.num_warps, metadata.shared)
+        boxes = tuple((*of["block_size"], of["swizzle"]) for of in metadata.tensordesc_meta)
+        kernels[source.key] = Kernel(file, metadata.name, metadata.num_warps, metadata.shared, boxes)
     return kernels
 
 
@@ -61,7 +62,7 @@ def _compiled(source: Source, capability: int) -> Any:
     backends: Any = import_module("triton.backends.compiler")
     function = _function(source.file, source.function)
     types, constants = dict(source.types), dict(source.constants)
-    names = [parameter.name for parameter in function.params]
+    names: list[str] = function.arg_names
     signature = {name: _signature(types[name]) if name in types else "constexpr" for name in names}
     fixed = {(index,): constants[name] for index, name in enumerate(names) if name in constants}
     aligned = {
@@ -75,7 +76,10 @@ def _compiled(source: Source, capability: int) -> Any:
 
 
 def _signature(type: str) -> str:
-    """`*f16` -> `*fp16`; `i32*16` is a number that 16 divides."""
+    """`*f16` -> `*fp16`; `i32*16` is a number that 16 divides; `f16[128, 64]` a matrix in boxes of that shape."""
+    if "[" in type:
+        element, box = type.split("[")
+        return f"tensordesc<{TYPES[element]}[{box}>"
     if type.startswith("*"):
         return f"*{TYPES[type[1:]]}"
     return type.partition("*")[0]

@@ -112,6 +112,25 @@ class Device:
         arguments = tuple(value for value, _ in values), tuple(type for _, type in values)
         self.call("cuLaunchKernelEx", configuration, function, arguments, 0)
 
+    def tensor_map(
+        self, address: int, element: str, shape: tuple[int, int], row: int, box: tuple[int, int, int]
+    ) -> Any:
+        """What the copy engine needs to know of a matrix [rows, columns] of 16-bit elements, its rows `row` apart."""
+        cuda = self.cuda
+        kinds = cuda.CUtensorMapDataType
+        kind = {"f16": kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16, "bf16": kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16}[element]
+        rows, columns, swizzle = box
+        long, word = cuda.cuuint64_t, cuda.cuuint32_t
+        return self.call(
+            "cuTensorMapEncodeTiled",
+            *(kind, 2, address, [long(shape[1]), long(shape[0])], [long(2 * row)], [word(columns), word(rows)]),
+            [word(1), word(1)],
+            cuda.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            cuda.CUtensorMapSwizzle(swizzle),
+            cuda.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            cuda.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+
     def captured(self, work: Callable[[], None]) -> Any:
         """What `work` starts on the stream, as a graph that starts it all at once."""
         mode = self.cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -154,5 +173,5 @@ class Device:
         self.call("cuDevicePrimaryCtxRelease", self._device)
 
 
-POINTER, NUMBER = ctypes.c_void_p, ctypes.c_int
-"""The two types of arguments that our kernels have."""
+POINTER, NUMBER, LONG, STRUCTURE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, None
+"""The types of arguments that our kernels have; a structure knows its own."""

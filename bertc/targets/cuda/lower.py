@@ -13,8 +13,8 @@ from bertc.graph import INPUT, UNUSED, Graph, Node
 from bertc.ops import Array
 from bertc.reference import Weights, constant
 from bertc.targets.cuda.compile_kernels import Source, parameters
-from bertc.targets.cuda.plan import Argument, Buffer, Launch, Operation, Output, Place, Product, Size, Step
-from bertc.types import Shape
+from bertc.targets.cuda.plan import Argument, Buffer, Launch, Operation, Output, Place, Product, Size, Step, Tiles
+from bertc.types import FLOATS, Shape
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "tanh", "relu", "silu", "sigmoid")
 
@@ -25,10 +25,16 @@ FEW = 192
 """Rows up to which our own products are taken where nothing was timed: above, cuBLASLt's tiles fill the GPU."""
 
 TILES = {
-    "f16": ((64, 64, 64, 6, 4), (64, 32, 64, 6, 4), (64, 32, 128, 4, 4), (64, 128, 64, 4, 4)),
+    "f16": ((64, 64, 64, 6, 4), (64, 32, 128, 4, 4), (128, 32, 128, 4, 8), (64, 128, 64, 4, 4)),
     "f32": ((64, 64, 32, 3, 4), (32, 32, 32, 3, 4)),
 }
 """ROWS, COLUMNS, DEPTH, STAGES and warps that our own product is offered in; bf16 as f16."""
+
+LARGE = ((128, 256, 64, 8), (128, 128, 64, 8))
+"""ROWS, COLUMNS, DEPTH and warps of our product for many rows."""
+
+MULTIPROCESSORS = 132
+"""Of an H100 or H200 (SXM): how many programs share the tiles."""
 
 SPLITS = (2, 4)
 """Into how many parts the sum of a product before a norm may be cut."""
@@ -86,7 +92,9 @@ class Lowering:
         return {name: self.output(value) for name, value in self.graph.outputs.items()}
 
     def refusal(self, node: Node, reason: str) -> BertcError:
-        return error("B0514", f"`{node.key}`: {reason}", node.span, "build for `onnx`, or leave the pass that made it out")
+        return error(
+            "B0514", f"`{node.key}`: {reason}", node.span, "build for `onnx`, or leave the pass that made it out"
+        )
 
     # ------------------------------------------------------------------------------------------------ pieces
 
@@ -105,7 +113,7 @@ class Lowering:
 
     def input(self, value: str) -> Place:
         shape = self.graph.type_of(value).shape if value in self.graph else ("batch",)
-        self.buffers[value] = Buffer("i32", Size(1, _rows(shape + (1,))[0]))
+        self.buffers[value] = Buffer("i32", Size(1, _rows((*shape, 1))[0]))
         return Place(value)
 
     def place(self, value: str) -> Place:
@@ -136,22 +144,24 @@ class Lowering:
         """A start of a kernel; places are addresses, sizes numbers, and everything else is fixed when it compiles."""
         given["PDL"] = self.programmatic
         names = parameters(file, function)
-        arguments = [(name, given[name]) for name in names if isinstance(given[name], Place | Size)]
-        constants = tuple((name, given[name]) for name in names if not isinstance(given[name], Place | Size))
+        arguments = [(name, given[name]) for name in names if isinstance(given[name], Argument)]
+        constants = tuple((name, given[name]) for name in names if not isinstance(given[name], Argument))
         types = tuple((name, self._type(value)) for name, value in arguments)
         source = Source(file, function, types, constants, warps)
         self.sources[source.key] = source
         first, second, third = (*grid, Size(1), Size(1))[:3]
         values: tuple[Argument, ...] = tuple(value for _, value in arguments)
-        touched = [value.name for value in values if isinstance(value, Place) and value.name in self.buffers]
+        places = [value.place if isinstance(value, Tiles) else value for value in values]
+        touched = [place.name for place in places if isinstance(place, Place) and place.name in self.buffers]
         reads = tuple(name for name in dict.fromkeys(touched) if name not in writes)
         return Launch(source.key, (first, second, third), values, reads, tuple(writes))
 
     def _type(self, value: Argument) -> str:
         if isinstance(value, Size):
             return "i32*16" if value.factor % 16 == 0 and value.per == 1 else "i32"
-        element = self.buffers[value.name].element if value.name in self.buffers else self.constants[value.name][0]
-        return f"*{element}"
+        place = value.place if isinstance(value, Tiles) else value
+        element = self.buffers[place.name].element if place.name in self.buffers else self.constants[place.name][0]
+        return f"{element}[{value.box[0]}, {value.box[1]}]" if isinstance(value, Tiles) else f"*{element}"
 
     def step(self, name: str, *ways: Sequence[Operation], choices: tuple[tuple[int, int], ...] = ((0, 0),)) -> None:
         self.steps.append(Step(name, tuple(map(tuple, ways)), choices))
@@ -161,7 +171,9 @@ class Lowering:
     def embed_norm(self, node: Node) -> None:
         word, position, type, ids, types, scale, shift = node.values
         norm, total = self._two(node)
-        given: dict[str, Any] = dict(zip(("word", "position", "type"), map(self.weight, (word, position, type)), strict=True))
+        given: dict[str, Any] = dict(
+            zip(("word", "position", "type"), map(self.weight, (word, position, type)), strict=True)
+        )
         given |= {"ids": self.input(ids), "types": self.input(types), "places": Place(ids)}
         given |= {"scale": self.weight(scale), "shift": self.weight(shift), "norm": norm, "total": total or norm}
         n = int(node.types[0].shape[-1])
@@ -200,7 +212,13 @@ class Lowering:
         total: Place | None,
     ) -> Launch:
         names, n = _rows(node.types[0].shape)
-        given: dict[str, Any] = {"x": x, "bias": bias or x, "residual": residual or x, "norm": norm, "total": total or norm}
+        given: dict[str, Any] = {
+            "x": x,
+            "bias": bias or x,
+            "residual": residual or x,
+            "norm": norm,
+            "total": total or norm,
+        }
         given |= {"scale": self.weight(scale), "shift": self.weight(shift), "rows": Size(1, names), "n": n}
         given |= {"eps": node.attribute("eps"), "PARTS": parts, "HAS_BIAS": bias is not None, "BLOCK": _power(n)}
         given |= {"HAS_RESIDUAL": residual is not None, "HAS_TOTAL": total is not None}
@@ -222,7 +240,9 @@ class Lowering:
         _, heads, seq, size = self.graph.type_of(query).shape
         row = self.views[query].row
         if size not in HEAD_SIZES or any(self.views[name].row != row for name in (query, key, value)):
-            raise self.refusal(node, f"attention takes heads of {', '.join(map(str, HEAD_SIZES))}, side by side, not {size}")
+            raise self.refusal(
+                node, f"attention takes heads of {', '.join(map(str, HEAD_SIZES))}, side by side, not {size}"
+            )
         if self.graph.producer(mask).op != "padding_mask":
             raise self.refusal(node, "attention takes padding on the right, as lengths")
         context = self.buffer(node.key)
@@ -238,9 +258,7 @@ class Lowering:
             return [(32, 32, 2, 4)]
         return [(64, 64, 2, 4), (128, 64, 3, 8), (128, 128, 2, 8)]
 
-    def _attention(
-        self, given: dict[str, Any], heads: int, queries: int, keys: int, stages: int, warps: int
-    ) -> Launch:
+    def _attention(self, given: dict[str, Any], heads: int, queries: int, keys: int, stages: int, warps: int) -> Launch:
         grid = [Size(1, ("seq",), queries), Size(heads), Size(1, ("batch",))]
         tile = {"QUERIES": queries, "KEYS": keys, "STAGES": stages}
         return self.launch("attention", "attention", grid, warps, [given["context"].name], **given, **tile)
@@ -302,7 +320,24 @@ class Lowering:
             self.step(name, [self._linear(x, w, n, y, bias, activation, 1, (16, 32, 64, 4, 4))])
             return
         ours = [[self._linear(x, w, n, y, bias, activation, 1, tile)] for tile in self._tiles()]
-        self.step(name, *ours, self._library(x, w, n, y, bias, activation), choices=((FEW, 0), (0, len(ours))))
+        ways = [*ours, *self._large(x, w, n, y, bias, activation), self._library(x, w, n, y, bias, activation)]
+        self.step(name, *ways, choices=((FEW, 0), (0, len(ways) - 1)))
+
+    def _large(self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> list[list[Operation]]:
+        """The product in large tiles, where the GPU has the copy engine that brings them."""
+        ways: list[list[Operation]] = []
+        for rows, columns, depth, warps in LARGE if self.programmatic and self.element != "f32" else ():
+            if n % columns or x.width % depth:
+                continue
+            high, group = Size(1, x.names), 8
+            given: dict[str, Any] = {"bias": bias, "rows": high, "n": n, "k": x.width, "ACTIVATION": activation}
+            given["x"] = Tiles(Place(x.buffer, x.offset), high, x.width, x.row, (rows, depth))
+            given["w"] = Tiles(w, Size(n), x.width, Size(x.width), (columns, depth))
+            given["y"] = Tiles(y, high, n, Size(n), (rows, columns // 2))
+            given |= {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "GROUP": group, "PROGRAMS": MULTIPROCESSORS}
+            grid = [Size(MULTIPROCESSORS)]
+            ways.append([self.launch("linear_tiles", "linear_tiles", grid, warps, [y.name], **given)])
+        return ways
 
     def _library(self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> list[Operation]:
         product = self._product(x, w, n, y, bias=bias)
@@ -313,9 +348,7 @@ class Lowering:
         grid = [Size(n, x.names, 2048)]
         return [product, self.launch("bias_gelu", "bias_activation", grid, 8, [y.name], **given)]
 
-    def _product_and_norm(
-        self, node: Node, x: View, w: Place, bias: Place, norm: Node, residual: Place
-    ) -> None:
+    def _product_and_norm(self, node: Node, x: View, w: Place, bias: Place, norm: Node, residual: Place) -> None:
         """The product before a residual and its norm: split, or the library's with the residual added to it."""
         n = int(node.types[0].shape[-1])
         _, _, scale, shift = norm.values
@@ -326,15 +359,20 @@ class Lowering:
                 buffer = f"{node.key}.parts.{parts}"
                 self.buffers[buffer] = Buffer("f32", Size(parts * n, x.names))
                 end = self._norm(norm, Place(buffer), parts, bias, residual, scale, shift, normal, total)
-                ways += [[self._linear(x, w, n, Place(buffer), bias, "", parts, tile), end] for tile in self._tiles()]
+                for tile in self._tiles():
+                    ways.append([self._linear(x, w, n, Place(buffer), bias, "", parts, tile), end])
         summed = total or self.buffer(node.key)
-        ways.append(
+        ways += [
+            [
+                self._product(x, w, n, summed, bias=bias),
+                self._norm(norm, summed, 1, None, residual, scale, shift, normal, total),
+            ],
             [
                 self._product(x, w, n, summed, bias=bias, residual=residual),
                 self._norm(norm, summed, 1, None, None, scale, shift, normal, None),
-            ]
-        )
-        self.step(norm.key, *ways, choices=((FEW, max(0, len(ways) - 2)), (0, len(ways) - 1)))
+            ],
+        ]
+        self.step(norm.key, *ways, choices=((FEW, max(0, len(ways) - 3)), (0, len(ways) - 1)))
 
     def _tiles(self) -> tuple[tuple[int, int, int, int, int], ...]:
         return TILES["f32" if self.element == "f32" else "f16"]
@@ -346,7 +384,6 @@ class Lowering:
         given: dict[str, Any] = {"x": Place(x.buffer, x.offset), "w": w, "bias": bias, "y": y, "row": x.row}
         given |= {"rows": Size(1, x.names), "n": n, "k": x.width, "ACTIVATION": activation, "SPLIT": parts}
         given |= {"PRECISION": self._precision(), "ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "STAGES": stages}
-        given |= {"LINES": _power(max(1, x.width // parts // 64))}
         grid = [Size(-(-n // columns)), Size(1, x.names, rows), Size(parts)]
         return self.launch("linear", "linear", grid, warps, [y.name], **given)
 
@@ -367,9 +404,9 @@ class Lowering:
             raise self.refusal(node, "a selection along the batch has no kernel")
 
     def cast(self, node: Node) -> None:
-        """No kernel: outputs are made float32 when they are fetched."""
-        if node.attribute("element") != "f32" or self.graph.users(node.key) or not self.graph.is_output(node.key):
-            raise self.refusal(node, "only outputs change their type")
+        """No kernel: values are stored in one type, kernels go through float32, outputs become it when fetched."""
+        if node.attribute("element") not in FLOATS or node.values[0] not in self.views:
+            raise self.refusal(node, "only values of floating-point numbers change their type")
         self.views[node.key] = self.views[node.values[0]]
 
     def lengths(self, node: Node) -> None:

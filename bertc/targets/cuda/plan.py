@@ -33,7 +33,18 @@ class Place:
     offset: int = 0
 
 
-Argument = Place | Size
+@dataclass(frozen=True)
+class Tiles:
+    """A matrix [rows, columns], its rows `row` elements apart, that a kernel takes in boxes through the copy engine."""
+
+    place: Place
+    rows: Size
+    columns: int
+    row: Size
+    box: tuple[int, int]
+
+
+Argument = Place | Size | Tiles
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Product:
-    """y = end(x · wᵀ + bias + residual) by cuBLASLt: x [rows, k], its rows `row` apart; w [n, k]; y, residual [rows, n]."""
+    """y = end(x · wᵀ + bias + residual) by cuBLASLt: x [rows, k], rows `row` apart; w [n, k]; y, residual [rows, n]."""
 
     x: Place
     w: Place
@@ -107,11 +118,13 @@ class Kernel:
     warps: int
     shared: int
     """Bytes of shared memory."""
+    boxes: tuple[tuple[int, int, int], ...] = ()
+    """For each matrix that it takes in boxes: rows, columns and the driver's number for how a box is swizzled."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Part of a buffer: `width` columns of each row, from `column` on; rows `row` elements apart, of the given shape."""
+    """Part of a buffer: `width` columns of each row from `column` on, rows `row` elements apart, of the given shape."""
 
     buffer: str
     shape: tuple[Size, ...]
@@ -172,7 +185,7 @@ def read_plan(text: str) -> Plan:
         architecture=content["architecture"],
         buffers={name: Buffer(of["element"], _size(of["size"])) for name, of in content["buffers"].items()},
         weights={name: (element, start) for name, (element, start) in content["weights"].items()},
-        kernels={name: Kernel(**of) for name, of in content["kernels"].items()},
+        kernels={name: _kernel(of) for name, of in content["kernels"].items()},
         steps=tuple(_step(of) for of in content["steps"]),
         outputs={name: _output(of) for name, of in content["outputs"].items()},
         algorithms=content["algorithms"],
@@ -183,7 +196,15 @@ def _size(of: dict[str, Any]) -> Size:
     return Size(of["factor"], tuple(of["names"]), of["per"])
 
 
+def _kernel(of: dict[str, Any]) -> Kernel:
+    boxes = tuple((rows, columns, swizzle) for rows, columns, swizzle in of["boxes"])
+    return Kernel(of["file"], of["entry"], of["warps"], of["shared"], boxes)
+
+
 def _argument(of: dict[str, Any]) -> Argument:
+    if "box" in of:
+        rows, columns = of["box"]
+        return Tiles(Place(**of["place"]), _size(of["rows"]), of["columns"], _size(of["row"]), (rows, columns))
     return _size(of) if "factor" in of else Place(**of)
 
 
@@ -197,8 +218,9 @@ def _operation(of: dict[str, Any]) -> Operation:
         first, second, third = map(_size, of["grid"])
         arguments = tuple(map(_argument, of["arguments"]))
         return Launch(of["kernel"], (first, second, third), arguments, tuple(of["reads"]), tuple(of["writes"]))
-    places = {name: Place(**of[name]) for name in ("x", "w", "y", "bias", "residual") if of[name] is not None}
-    return Product(**{**of, **places, "rows": _size(of["rows"]), "row": _size(of["row"])})
+    x, w, y = (Place(**of[name]) for name in ("x", "w", "y"))
+    bias, residual = (Place(**of[name]) if of[name] else None for name in ("bias", "residual"))
+    return Product(x, w, y, _size(of["rows"]), _size(of["row"]), of["n"], of["k"], bias, residual, of["end"])
 
 
 def _output(of: dict[str, Any]) -> Output:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from bertc.errors import error
 from bertc.ops import Array
 from bertc.targets.cuda.blas import WORKSPACE, Blas, Problem
-from bertc.targets.cuda.driver import NUMBER, POINTER, Device
+from bertc.targets.cuda.driver import LONG, NUMBER, POINTER, STRUCTURE, Device
 from bertc.targets.cuda.plan import Argument, Launch, Operation, Place, Plan, Product, Size, arena, read_plan
 from bertc.types import BITS
 
@@ -122,7 +122,10 @@ class Session:
         """Put one operation on the stream."""
         if isinstance(operation, Launch):
             kernel = self.plan.kernels[operation.kernel]
-            values = [self._argument(argument, sizes, addresses) for argument in operation.arguments]
+            boxes = iter(kernel.boxes)
+            values = [
+                value for argument in operation.arguments for value in self._argument(argument, boxes, sizes, addresses)
+            ]
             first, second, third = (size(sizes) for size in operation.grid)
             scratch = [(0, POINTER), (0, POINTER)]  # Triton's two last parameters, which our kernels do not use
             function = self.functions[operation.kernel]
@@ -131,19 +134,33 @@ class Session:
             self._multiply(operation, sizes, addresses)
 
     def _argument(
-        self, argument: Argument, sizes: Mapping[str, int], addresses: Mapping[str, int]
-    ) -> tuple[int, Any]:
+        self,
+        argument: Argument,
+        boxes: Iterator[tuple[int, int, int]],
+        sizes: Mapping[str, int],
+        addresses: Mapping[str, int],
+    ) -> list[tuple[Any, Any]]:
+        """What a kernel is given for an argument: values with their types."""
         if isinstance(argument, Size):
-            return argument(sizes), NUMBER
-        return self._address(argument, addresses), POINTER
+            return [(argument(sizes), NUMBER)]
+        if isinstance(argument, Place):
+            return [(self._address(argument, addresses), POINTER)]
+        rows, row = argument.rows(sizes), argument.row(sizes)
+        address = self._address(argument.place, addresses)
+        shape = (rows, argument.columns)
+        map = self.device.tensor_map(address, self._element(argument.place), shape, row, next(boxes))
+        return [(map, STRUCTURE), (rows, NUMBER), (argument.columns, NUMBER), (row, LONG), (1, LONG)]
+
+    def _element(self, place: Place) -> str:
+        weights = self.plan.weights
+        return weights[place.name][0] if place.name in weights else self.plan.buffers[place.name].element
 
     def _address(self, place: Place | None, addresses: Mapping[str, int]) -> int:
         if place is None:
             return 0
-        if place.name in self.plan.weights:
-            element, start = self.plan.weights[place.name]
-            return self.weights + start + place.offset * BITS[element] // 8
-        return addresses[place.name] + place.offset * BITS[self.plan.buffers[place.name].element] // 8
+        known = self.plan.weights.get(place.name)
+        start = addresses[place.name] if known is None else self.weights + known[1]
+        return start + place.offset * BITS[self._element(place)] // 8
 
     def _multiply(self, product: Product, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
         problem = self.problem(product, sizes)
@@ -167,10 +184,9 @@ class Session:
 
     def multiply(self, product: Product, problem: Problem, algorithm: bytes, addresses: Mapping[str, int]) -> None:
         """Put a product on the stream, done by a given algorithm."""
-        places = (product.x, product.w, product.y, product.bias, product.residual)
-        self.blas.multiply(
-            problem, algorithm, *(self._address(place, addresses) for place in places), int(self.device.stream)
-        )
+        x, w, y = (self._address(place, addresses) for place in (product.x, product.w, product.y))
+        bias, residual = (self._address(place, addresses) for place in (product.bias, product.residual))
+        self.blas.multiply(problem, algorithm, x, w, y, bias, residual, int(self.device.stream))
 
     def _fetch(self, name: str, prepared: Prepared) -> Array:
         output = self.plan.outputs[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from bertc.targets.cuda.plan import Launch, Operation, Place, Plan, Product, Step
+from bertc.targets.cuda.plan import Launch, Operation, Plan, Product, Size, Step
 from bertc.targets.cuda.session import Session, algorithm_key
 
 ALIKE = 8
@@ -33,7 +33,9 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
             choices[signature][sizes["batch"] * sizes["seq"]] = times.index(min(times))
         if progress:
             progress("timing kernels", done + 1, len(shapes))
-    steps = tuple(replace(step, choices=tuple(sorted(choices[_signature(step)].items()))) for step in session.plan.steps)
+    steps = tuple(
+        replace(step, choices=tuple(sorted(choices[_signature(step)].items()))) for step in session.plan.steps
+    )
     algorithms = {name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())}
     return replace(session.plan, steps=steps, algorithms=algorithms)
 
@@ -92,8 +94,13 @@ def _signature(step: Step) -> object:
 
 def _shape(operation: Operation) -> object:
     if isinstance(operation, Launch):
-        return operation.kernel, operation.grid, tuple(a for a in operation.arguments if not isinstance(a, Place))
+        return operation.kernel, operation.grid, tuple(a for a in operation.arguments if isinstance(a, Size))
     named = ("bias", "residual")
-    return operation.rows, operation.row, operation.n, operation.k, operation.end, *(
-        getattr(operation, name) is None for name in named
+    return (
+        operation.rows,
+        operation.row,
+        operation.n,
+        operation.k,
+        operation.end,
+        *(getattr(operation, name) is None for name in named),
     )

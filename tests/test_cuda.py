@@ -1,0 +1,190 @@
+"""The cuda target without a GPU: plans run in Triton's interpreter, kernels compile, buffers do not clash."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_kernels  # noqa: F401  declares the kernels for the interpreter
+import torch
+from conftest import small_spec, weights_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertc.compiler import compile
+from bertc.elaborate import elaborate
+from bertc.errors import BertcError
+from bertc.reference import evaluate
+from bertc.spec import Spec
+from bertc.targets.cuda.compile_kernels import parameters
+from bertc.targets.cuda.lower import Lowering
+from bertc.targets.cuda.plan import Launch, Operation, Product, Size, arena, read_plan
+
+SIZES = "{layers: 2, hidden: 128, heads: 8, inner: 256, vocab: 53, positions: 19, labels: 5}"
+PRE_NORM = (
+    "{embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm, head: masked_lm}"
+)
+NETWORKS = [
+    *(
+        f"{{head: {head}}}"
+        for head in ("pooled", "question_answering", "sequence_classification", "token_classification")
+    ),
+    PRE_NORM,
+]
+TYPES = {"f32": torch.float32, "f16": torch.float16, "i32": torch.int32}
+
+
+class Interpreted:
+    """A plan on the CPU: kernels by Triton's interpreter, cuBLASLt's products by torch."""
+
+    def __init__(self, lowering: Lowering, inputs: Mapping[str, Any]) -> None:
+        batch, seq = inputs["input_ids"].shape
+        self.sizes = {"batch": batch, "seq": seq}
+        self.lowering = lowering
+        self.memory: dict[str, Any] = {
+            name: torch.full((buffer.size(self.sizes),), float("nan") if buffer.element != "i32" else 0).to(
+                TYPES[buffer.element]
+            )
+            for name, buffer in lowering.buffers.items()
+        }
+        lengths = np.maximum(inputs["attention_mask"].sum(1), 1)
+        for name, array in {**inputs, "lengths": lengths}.items():
+            if name in self.memory:
+                self.memory[name] = torch.from_numpy(np.ascontiguousarray(array)).int().reshape(-1)
+        self.memory |= {
+            name: torch.from_numpy(np.ascontiguousarray(array)).to(TYPES[element]).reshape(-1)
+            for name, (element, array) in lowering.constants.items()
+        }
+
+    def start(self, operation: Operation) -> None:
+        if isinstance(operation, Product):
+            self.multiply(operation)
+            return
+        source = self.lowering.sources[operation.kernel]
+        names = [name for name in parameters(source.file, source.function) if name not in dict(source.constants)]
+        values = [self.value(argument) for argument in operation.arguments]
+        function = getattr(__import__(f"bertc.kernels.{source.file}", fromlist=["x"]), source.function)
+        grid = tuple(size(self.sizes) for size in operation.grid)
+        function[grid](**dict(zip(names, values, strict=True)), **dict(source.constants))
+
+    def value(self, argument: Any) -> Any:
+        return argument(self.sizes) if isinstance(argument, Size) else self.memory[argument.name][argument.offset :]
+
+    def multiply(self, product: Product) -> None:
+        rows, row = product.rows(self.sizes), product.row(self.sizes)
+        x = torch.as_strided(self.value(product.x), (rows, product.k), (row, 1)).float()
+        y = x @ self.value(product.w).reshape(product.n, product.k).float().T
+        y += self.value(product.bias).float() if product.bias else 0.0
+        y += self.value(product.residual)[: y.numel()].reshape(y.shape).float() if product.residual else 0.0
+        y = {"": lambda y: y, "relu": torch.relu}[product.end](y)
+        memory = self.value(product.y)
+        memory[: y.numel()] = y.reshape(-1).to(memory.dtype)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_way_of_every_step(network: str, precision: str, padded_batch: Mapping[str, Any]) -> None:
+    """Each way of a step computes the same, and the last one goes on; the outputs are the reference's."""
+    activation = {"fp32": "gelu", "fp16": "relu"}[precision]
+    spec = wide_spec(precision=precision, network=network, activation=activation)
+    graph = compile(spec, "cuda")
+    elaborated = elaborate(spec)
+    weights = weights_of(elaborated)
+    lowering = Lowering(graph, weights, {"fp32": "f32", "fp16": "f16"}[precision], programmatic=False)
+    outputs = lowering.run()
+    plan = Interpreted(lowering, padded_batch)
+    for step in lowering.steps:
+        found: list[dict[str, Any]] = []
+        for way in step.ways:
+            for operation in way:
+                plan.start(operation)
+            found.append({name: plan.memory[name].double().clone() for op in way[-1:] for name in op.writes})
+        for other in found[1:]:
+            for name, value in other.items():
+                assert (value - found[0][name]).abs().max() < {"fp32": 1e-5, "fp16": 2e-2}[precision], (step.name, name)
+    expected = evaluate(elaborated, padded_batch, weights)
+    for name, output in outputs.items():
+        memory = plan.memory[output.buffer].reshape(-1, output.row(plan.sizes))
+        shape = tuple(size(plan.sizes) for size in output.shape)
+        value = memory[:, output.column : output.column + output.width].double().numpy().reshape(shape)
+        assert np.abs(value - expected[name]).max() < {"fp32": 2e-5, "fp16": 2e-2}[precision], name
+
+
+def wide_spec(**fields: str) -> Spec:
+    """Sizes that the tiles of products and of attention fit."""
+    spec = small_spec(**fields)
+    return replace(spec, sizes={**spec.sizes, "hidden": 128, "heads": 8, "head_size": 16, "inner": 256})
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=2), min_size=1, max_size=8),
+    st.lists(st.integers(1, 5), min_size=7, max_size=7),
+    st.sets(st.integers(0, 6), max_size=2),
+)
+def test_buffers_that_live_together_do_not_share_memory(
+    moves: Sequence[Sequence[tuple[int, int]]], sizes: Sequence[int], kept: set[int]
+) -> None:
+    steps = [
+        [Launch("", (Size(1),) * 3, (), (f"b{source}",), (f"b{target}",)) for source, target in step] for step in moves
+    ]
+    bytes_of = {f"b{index}": 256 * size for index, size in enumerate(sizes)}
+    offsets = arena(steps, bytes_of, [f"b{index}" for index in kept])
+    used: dict[str, set[int]] = {f"b{index}": set(range(len(steps))) for index in kept}
+    for index, step in enumerate(steps):
+        for operation in step:
+            for name in (*operation.reads, *operation.writes):
+                used.setdefault(name, set()).add(index)
+    assert offsets.keys() == used.keys()
+    for one in used:
+        for other in used:
+            apart = offsets[one] + bytes_of[one] <= offsets[other] or offsets[other] + bytes_of[other] <= offsets[one]
+            together = min(used[one]) <= max(used[other]) and min(used[other]) <= max(used[one])
+            assert one == other or apart or not together
+
+
+def build(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "small.yaml").write_text(f"base: bert-base\nsizes: {SIZES}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "bertc", "build", "small.yaml", "--target", "cuda", "--random-weights", "0"]
+    return subprocess.run(
+        [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_compiles_without_a_gpu(architecture: str, tmp_path: Path) -> None:
+    result = build(tmp_path, "--precision", "fp16", "--arch", architecture, "-o", "x")
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "x/plan.json").read_text()
+    plan = read_plan(text)
+    assert plan.to_json() == text
+    assert plan.architecture == architecture
+    for kernel in plan.kernels.values():
+        assert (tmp_path / "x" / kernel.file).read_bytes().startswith(b"\x7fELF")
+    launched = {op.kernel for step in plan.steps for way in step.ways for op in way if isinstance(op, Launch)}
+    assert launched == plan.kernels.keys()
+    assert any(kernel.boxes for kernel in plan.kernels.values()) == (architecture == "sm_90")
+    stored = json.loads((tmp_path / "x/manifest.json").read_text())["files"]["weights.bin"]["size"]
+    assert stored > 2 * 53 * 128
+
+
+def test_refuses_an_architecture_without_kernels(tmp_path: Path) -> None:
+    result = build(tmp_path, "--arch", "sm_75", "-o", "x")
+    assert result.returncode == 4
+    assert "sm_80, sm_86" in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_refuses_what_has_no_kernel() -> None:
+    spec = wide_spec(network="{mask: any_padding}")
+    with pytest.raises(BertcError, match="the cuda target has no kernel for reshape") as caught:
+        Lowering(compile(spec, "cuda"), weights_of(elaborate(spec)), "f32", programmatic=False).run()
+    assert caught.value.exit_code == 4

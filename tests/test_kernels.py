@@ -1,4 +1,6 @@
-"""Every kernel in Triton's interpreter on the CPU against the NumPy reference of what it computes.
+"""Every kernel against the NumPy reference of what it computes: in Triton's interpreter, or on a GPU.
+
+BERTC_TEST_DEVICE=cuda runs the same cases compiled, as benchmarks/gpu.py does.
 
 Bounds are in units in the last place of the element type at the size of the largest result: a kernel sums in float32,
 rounds once, and reads operands that are already rounded, so f16 and bf16 differ by their own rounding and no more;
@@ -14,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is declared
+DEVICE = os.environ.get("BERTC_TEST_DEVICE", "cpu")
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is declared
 triton = pytest.importorskip("triton")
 import torch  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
@@ -45,17 +49,17 @@ BITS = {"f32": 23, "f16": 10, "bf16": 7}
 ULPS = {"f32": 40, "f16": 1.01, "bf16": 1.01}
 
 every_type = pytest.mark.parametrize("element", TYPES)
-types_of_products = pytest.mark.parametrize("element", ["f32", "f16"])
-"""The interpreter multiplies bf16 by its bits; those products are checked on a GPU, by benchmarks/gpu.py."""
+types_of_products = pytest.mark.parametrize("element", ["f32", "f16"] if DEVICE == "cpu" else TYPES)
+"""The interpreter multiplies bf16 by its bits; those products are checked on a GPU only."""
 
 
 def draw(element: str, *shape: int, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator).to(TYPES[element])
+    return torch.randn(shape, generator=generator).to(DEVICE, TYPES[element])
 
 
 def wide(tensor: Any) -> Any:
-    return tensor.double().numpy()
+    return tensor.cpu().double().numpy()
 
 
 def assert_close(found: Any, expected: Any, element: str, ulps: float | None = None) -> None:
@@ -67,7 +71,7 @@ def assert_close(found: Any, expected: Any, element: str, ulps: float | None = N
 
 def nothing(element: str, *shape: int) -> Any:
     """Memory that shows where a kernel has not written."""
-    return torch.full(shape, float("nan"), dtype=TYPES[element])
+    return torch.full(shape, float("nan"), dtype=TYPES[element], device=DEVICE)
 
 
 @every_type
@@ -117,10 +121,10 @@ def test_embed_norm(element: str, offset: int, packed: bool) -> None:
     )
     places = torch.arange(batch * seq) % seq
     order = torch.randperm(batch * seq, generator=torch.Generator().manual_seed(0)) if packed else torch.arange(10)
-    given = [torch.from_numpy(array).int().reshape(-1)[order] for array in (ids, types)]
+    given = [torch.from_numpy(array).int().reshape(-1)[order].to(DEVICE) for array in (ids, types)]
     norm, total = nothing(element, batch * seq, n), nothing(element, batch * seq, n)
     embed_norm[(batch * seq,)](
-        *(word, position, kind, *given, places[order].int(), scale, shift, norm, total),
+        *(word, position, kind, *given, places[order].int().to(DEVICE), scale, shift, norm, total),
         *(seq, n, eps, offset, packed, True, 32, False),
     )
     for found, value in zip((norm, total), expected, strict=True):
@@ -131,7 +135,7 @@ def test_embed_norm(element: str, offset: int, packed: bool) -> None:
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "tanh", "relu", "silu", "sigmoid", ""])
 def test_activations(element: str, activation: str) -> None:
     """Over the whole range in which they bend; gelu is good to 1.5e-7, which a f32 at 8 tells by a third of a unit."""
-    x, bias = torch.linspace(-8, 8, 1210).reshape(10, 121).to(TYPES[element]), draw(element, 121)
+    x, bias = torch.linspace(-8, 8, 1210).reshape(10, 121).to(DEVICE, TYPES[element]), draw(element, 121)
     y = nothing(element, 10, 121)
     bias_activation[(5,)](x, bias, y, 1210, 121, activation, True, 256, False)
     total = wide(x) + wide(bias)
@@ -156,7 +160,7 @@ def test_linear(element: str, rows: int, n: int, k: int, split: int) -> None:
         assert_close(y.sum(0), product, "f32")
 
 
-@types_of_products
+@pytest.mark.parametrize("element", ["f16"] if DEVICE == "cpu" else ["f16", "bf16"])
 @pytest.mark.parametrize(("rows", "n", "k"), [(40, 64, 64), (16, 32, 96)])
 def test_linear_tiles(element: str, rows: int, n: int, k: int) -> None:
     x, w, bias = draw(element, rows, k), draw(element, n, k, seed=1), draw(element, n, seed=2)
@@ -185,12 +189,12 @@ def test_attention(element: str, lengths: list[int], size: int, packed: bool) ->
     if packed:
         rows = torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])
         expected = np.concatenate([row[:length] for row, length in zip(expected, lengths, strict=True)])
-        given = torch.tensor([0, *np.cumsum(lengths)]).int()
+        given = torch.tensor([0, *np.cumsum(lengths)], device=DEVICE).int()
     else:
         rows, expected, given = (
             rows.reshape(batch * seq, -1),
             expected.reshape(batch * seq, -1),
-            torch.tensor(lengths).int(),
+            torch.tensor(lengths, device=DEVICE).int(),
         )
     width = heads * size
     context = nothing(element, len(rows), width)

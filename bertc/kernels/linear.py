@@ -62,4 +62,4 @@ def linear(
         total += tl.load(bias + columns, mask=columns < n, other=0.0).to(tl.float32)[None, :]
         tl.store(y + places, activate(total, ACTIVATION).to(y.dtype.element_ty), mask=inside)
     else:
-        tl.store(y + part * rows.to(tl.int64) * n + places, total, mask=inside)
+        tl.store(y + part.to(tl.int64) * rows * n + places, total, mask=inside)

@@ -256,7 +256,7 @@ class Lowering:
         """QUERIES, KEYS, STAGES, warps: small tiles for little work, large ones for much."""
         if self.element == "f32":
             return [(32, 32, 2, 4)]
-        return [(64, 64, 2, 4), (128, 64, 3, 8), (128, 128, 2, 8)]
+        return [(64, 64, 2, 4), (64, 64, 3, 4), (128, 64, 3, 8)]
 
     def _attention(self, given: dict[str, Any], heads: int, queries: int, keys: int, stages: int, warps: int) -> Launch:
         grid = [Size(1, ("seq",), queries), Size(heads), Size(1, ("batch",))]

@@ -157,7 +157,7 @@ def measure(name: str, batch: int, seq: int, folder: Path) -> dict[str, Any]:
     session = Session(folder / "timed", Device())
     ids = np.random.default_rng(0).integers(0, spec.sizes["vocab"], (batch, seq))
     session.run({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)})
-    graph = session.prepare({"batch": batch, "seq": seq}).graph
+    graph = session.prepare({"batch": batch, "seq": seq, "tokens": batch * seq}).graph
     times: list[tuple[float, float]] = []
     for _ in range(PAIRS + 3):
         ours = session.device.milliseconds(lambda: session.device.replay(graph))

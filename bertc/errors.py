@@ -239,6 +239,12 @@ CODES = {
             "A rule or pass changed what the network computes, or broke one of the nine derived checks.",
         ),
         Code(
+            "B0303",
+            BAD_INPUT,
+            "cannot be packed",
+            "pack_sequences knows the packed form of fused ops and of everything that takes rows as they come. An op that tells batch from sequence has to be fused before.",
+        ),
+        Code(
             "B0401",
             BAD_INPUT,
             "checkpoint is damaged",

@@ -44,3 +44,16 @@ def padded_batch() -> Mapping[str, Any]:
 
 def small_graph(base: str = "bert-base", **fields: str) -> Graph:
     return elaborate(small_spec(base, **fields))
+
+
+def packed(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A padded batch as the inputs of a packed graph."""
+    there = batch["attention_mask"] > 0
+    lengths = there.sum(1).astype(np.int32)
+    return {
+        "input_ids": batch["input_ids"][there],
+        "token_type_ids": batch["token_type_ids"][there],
+        "places": there.nonzero()[1].astype(np.int32),
+        "starts": (np.cumsum(lengths) - lengths).astype(np.int32),
+        "lengths": lengths,
+    }

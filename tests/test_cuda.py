@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import test_kernels  # noqa: F401  declares the kernels for the interpreter
 import torch
-from conftest import small_spec, weights_of
+from conftest import packed, small_spec, weights_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +26,7 @@ from bertc.reference import evaluate
 from bertc.spec import Spec
 from bertc.targets.cuda.compile_kernels import parameters
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import Launch, Operation, Product, Size, arena, read_plan
+from bertc.targets.cuda.plan import Launch, Operation, Output, Product, Size, arena, read_plan
 
 SIZES = "{layers: 2, hidden: 128, heads: 8, inner: 256, vocab: 53, positions: 19, labels: 5}"
 PRE_NORM = (
@@ -46,8 +46,8 @@ class Interpreted:
     """A plan on the CPU: kernels by Triton's interpreter, cuBLASLt's products by torch."""
 
     def __init__(self, lowering: Lowering, inputs: Mapping[str, Any]) -> None:
-        batch, seq = inputs["input_ids"].shape
-        self.sizes = {"batch": batch, "seq": seq}
+        batch, seq = inputs["attention_mask"].shape
+        self.sizes = {"batch": batch, "seq": seq, "tokens": len(inputs.get("places", ()))}
         self.lowering = lowering
         self.memory: dict[str, Any] = {
             name: torch.full((buffer.size(self.sizes),), float("nan") if buffer.element != "i32" else 0).to(
@@ -74,6 +74,11 @@ class Interpreted:
         function = getattr(__import__(f"bertc.kernels.{source.file}", fromlist=["x"]), source.function)
         grid = tuple(size(self.sizes) for size in operation.grid)
         function[grid](**dict(zip(names, values, strict=True)), **dict(source.constants))
+
+    def output(self, output: Output) -> Any:
+        memory = self.memory[output.buffer].reshape(-1, output.row(self.sizes))
+        shape = tuple(size(self.sizes) for size in output.shape)
+        return memory[:, output.column : output.column + output.width].double().numpy().reshape(shape)
 
     def value(self, argument: Any) -> Any:
         return argument(self.sizes) if isinstance(argument, Size) else self.memory[argument.name][argument.offset :]
@@ -112,10 +117,24 @@ def test_every_way_of_every_step(network: str, precision: str, padded_batch: Map
                 assert (value - found[0][name]).abs().max() < {"fp32": 1e-5, "fp16": 2e-2}[precision], (step.name, name)
     expected = evaluate(elaborated, padded_batch, weights)
     for name, output in outputs.items():
-        memory = plan.memory[output.buffer].reshape(-1, output.row(plan.sizes))
-        shape = tuple(size(plan.sizes) for size in output.shape)
-        value = memory[:, output.column : output.column + output.width].double().numpy().reshape(shape)
-        assert np.abs(value - expected[name]).max() < {"fp32": 2e-5, "fp16": 2e-2}[precision], name
+        assert np.abs(plan.output(output) - expected[name]).max() < {"fp32": 2e-5, "fp16": 2e-2}[precision], name
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_packed_plans(network: str, padded_batch: Mapping[str, Any]) -> None:
+    spec = wide_spec(network=network, passes="[default, pack_sequences]")
+    elaborated = elaborate(spec)
+    weights = weights_of(elaborated)
+    lowering = Lowering(compile(spec, "cuda"), weights, "f32", programmatic=False)
+    outputs = lowering.run()
+    plan = Interpreted(lowering, {**padded_batch, **packed(padded_batch)})
+    for step in lowering.steps:
+        for operation in step.way(11):
+            plan.start(operation)
+    there = padded_batch["attention_mask"] > 0
+    for name, expected in evaluate(elaborated, padded_batch, weights).items():
+        wanted = expected[there] if expected.shape[:2] == there.shape else expected
+        assert np.abs(plan.output(outputs[name]) - wanted).max() < 2e-5, name
 
 
 def wide_spec(**fields: str) -> Spec:

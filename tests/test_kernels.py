@@ -189,19 +189,16 @@ def test_attention(element: str, lengths: list[int], size: int, packed: bool) ->
     if packed:
         rows = torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])
         expected = np.concatenate([row[:length] for row, length in zip(expected, lengths, strict=True)])
-        given = torch.tensor([0, *np.cumsum(lengths)], device=DEVICE).int()
     else:
-        rows, expected, given = (
-            rows.reshape(batch * seq, -1),
-            expected.reshape(batch * seq, -1),
-            torch.tensor(lengths, device=DEVICE).int(),
-        )
+        rows, expected = rows.reshape(batch * seq, -1), expected.reshape(batch * seq, -1)
+    starts = torch.tensor([0, *np.cumsum(lengths)[:-1]], device=DEVICE).int()
+    given = torch.tensor(lengths, device=DEVICE).int()
     width = heads * size
     context = nothing(element, len(rows), width)
     columns = rows.reshape(-1)
     tile = {"QUERIES": 16, "KEYS": 16, "STAGES": 1, "PDL": False}
     attention[(triton.cdiv(seq, 16), heads, batch)](
-        *(columns, columns[width:], columns[2 * width :], given, context),
+        *(columns, columns[width:], columns[2 * width :], starts, given, context),
         *(seq, 3 * width, size, size**-0.5, packed, "ieee"),
         **tile,
     )

@@ -26,6 +26,7 @@ def attention(
     query,
     key,
     value,
+    starts,
     lengths,
     context,
     seq,
@@ -42,20 +43,19 @@ def attention(
     """context[t, h, :] = Σⱼ softmaxⱼ(scale · query[t, h] · key[j, h]) · value[j, h], over the keys of t's sequence.
 
     query, key, value are columns of one matrix of `row` columns, a token a row and a head `size` columns; context
-    [tokens, heads · size]. Padded: a sequence has `seq` rows, of which the first lengths[b] are keys. Packed: sequence
-    b has the rows lengths[b] to lengths[b + 1]. Grid: (blocks of queries, heads, batch).
+    [tokens, heads · size]. Padded: a sequence has `seq` rows, of which the first lengths[b] are keys. Packed: it has
+    lengths[b] rows, from starts[b] on. Grid: (blocks of queries, heads, batch).
     """
     block, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     width = tl.num_programs(1) * size
     release(PDL)
     wait(PDL)
+    length = tl.load(lengths + batch)
     if PACKED:
-        start = tl.load(lengths + batch).to(tl.int64)
-        length = (tl.load(lengths + batch + 1) - start).to(tl.int32)
+        start = tl.load(starts + batch).to(tl.int64)
         rows = length
     else:
         start = batch * seq
-        length = tl.load(lengths + batch)
         rows = seq
     if block * QUERIES >= rows:
         return

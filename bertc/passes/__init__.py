@@ -20,6 +20,7 @@ from bertc.passes.canonicalize import canonicalize
 from bertc.passes.drop_unused import drop_unused
 from bertc.passes.expand_unhosted import Hosts, expand_unhosted
 from bertc.passes.fold_constants import fold_constants
+from bertc.passes.pack_sequences import pack_sequences
 from bertc.passes.set_precision import set_precision
 from bertc.rewrite import Rule, apply
 
@@ -37,6 +38,10 @@ FUSIONS = (
 
 FINISH = ("fold_constants", "expand_unhosted", "set_precision", "drop_unused")
 """What every pipeline ends with."""
+
+
+CHOSEN = ("pack_sequences",)
+"""What is done where a spec or the command line names it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Stage:
 Function = Callable[[Graph, Options], tuple[Graph, int]]
 
 FUNCTIONS: dict[str, Function] = {
+    "pack_sequences": lambda graph, options: pack_sequences(graph),
     "fold_constants": lambda graph, options: fold_constants(graph),
     "expand_unhosted": lambda graph, options: expand_unhosted(
         graph, options.hosts, options.precision, [rule for name in FUSIONS for rule in rules(name)]
@@ -77,8 +83,9 @@ def pipeline(passes: Sequence[str] = ("default",), without: Sequence[str] = ()) 
     """
     named = [name for entry in passes for name in (FUSIONS if entry == "default" else (entry,))]
     for name in (*named, *without):
-        if name not in (*FUSIONS, *FINISH) and not name.endswith(".net"):
-            raise error("B0001", f"`{name}` is no pass", None, did_you_mean(name, ("default", *FUSIONS, *FINISH)))
+        if name not in (*FUSIONS, *CHOSEN, *FINISH) and not name.endswith(".net"):
+            known = ("default", *FUSIONS, *CHOSEN, *FINISH)
+            raise error("B0001", f"`{name}` is no pass", None, did_you_mean(name, known))
     needed = [name for name in FINISH if name not in named]
     return tuple(
         name for name in (*named, *needed) if name not in without or name in ("expand_unhosted", "set_precision")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from bertc.errors import error
 from bertc.graph import Graph
-from bertc.plugins import PLUGINS
+from bertc.plugins import PACKED, PLUGINS
 from bertc.rewrite import Rule, candidates, find, substitute
 
 Hosts = Callable[[str, str], str | None]
@@ -17,7 +17,10 @@ Hosts = Callable[[str, str], str | None]
 
 
 def expand_unhosted(graph: Graph, hosts: Hosts, precision: str, rules: Sequence[Rule]) -> tuple[Graph, int]:
-    """Raises BertcError B0301 for a fused op that no rule defines."""
+    """Raises BertcError B0301 for a fused op that no rule defines, B0514 for a packed one that is not hosted."""
+    for node in graph:
+        if node.op in PACKED and (reason := hosts(node.op, precision)) is not None:
+            raise error("B0514", f"`{node.key}` is {node.op}, which the target does not host: {reason}", node.span)
     graph = graph.copy()
     count = 0
     # A definition may hold fused ops of an earlier rule, so the rules go backwards.

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bertc.graph import INPUT, UNUSED, Graph, Node, Operand
 from bertc.ops import Array
 from bertc.passes.expand_unhosted import Hosts
+from bertc.plugins import PACKED
 from bertc.reference import Weights, constant
 from bertc.spec import Spec
 from bertc.spec_fields import INPUT_NAMES
@@ -50,6 +51,8 @@ def hosting(*, portable: bool = False, provider: str = "cpu") -> Hosts:
     def hosts(op: str, precision: str) -> str | None:
         if portable:
             return "only standard operators were asked for"
+        if op in PACKED:
+            return "ONNX Runtime's operators take padded batches"
         if op == "skip_norm" and provider == "cpu":
             return "on the CPU ONNX Runtime's operator takes twice the time of the ops it fuses"
         if precision != "fp32":

@@ -113,7 +113,7 @@ def _shapes(spec: Spec) -> list[dict[str, int]]:
         for batch in (profile.batch.smallest, profile.batch.usual, profile.batch.largest)
         for seq in (profile.seq.smallest, profile.seq.usual, profile.seq.largest)
     }
-    return [{"batch": batch, "seq": seq} for batch, seq in sorted(pairs)]
+    return [{"batch": batch, "seq": seq, "tokens": batch * seq} for batch, seq in sorted(pairs)]
 
 
 def _write_weights(constants: Mapping[str, tuple[str, Array]], path: Path) -> dict[str, tuple[str, int]]:

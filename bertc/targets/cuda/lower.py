@@ -25,7 +25,7 @@ FEW = 192
 """Rows up to which our own products are taken where nothing was timed: above, cuBLASLt's tiles fill the GPU."""
 
 TILES = {
-    "f16": ((64, 64, 64, 6, 4), (64, 32, 128, 4, 4), (128, 32, 128, 4, 8), (64, 128, 64, 4, 4)),
+    "f16": ((64, 64, 64, 6, 4), (64, 64, 64, 12, 4), (64, 32, 128, 4, 4), (128, 32, 128, 4, 8), (64, 128, 64, 4, 4)),
     "f32": ((64, 64, 32, 3, 4), (32, 32, 32, 3, 4)),
 }
 """ROWS, COLUMNS, DEPTH, STAGES and warps that our own product is offered in; bf16 as f16."""
@@ -36,7 +36,7 @@ LARGE = ((128, 256, 64, 8), (128, 128, 64, 8))
 MULTIPROCESSORS = 132
 """Of an H100 or H200 (SXM): how many programs share the tiles."""
 
-SPLITS = (2, 4)
+SPLITS = (2, 4, 6)
 """Into how many parts the sum of a product before a norm may be cut."""
 
 
@@ -169,18 +169,23 @@ class Lowering:
     # ----------------------------------------------------------------------------------------------- fused ops
 
     def embed_norm(self, node: Node) -> None:
-        word, position, type, ids, types, scale, shift = node.values
+        """Padded or packed: packed tokens bring their places along."""
+        word, position, type, ids, types, *places, scale, shift = node.values
         norm, total = self._two(node)
         given: dict[str, Any] = dict(
             zip(("word", "position", "type"), map(self.weight, (word, position, type)), strict=True)
         )
-        given |= {"ids": self.input(ids), "types": self.input(types), "places": Place(ids)}
+        given |= {"ids": self.input(ids), "types": self.input(types)}
+        given |= {"places": self.input(places[0]) if places else Place(ids)}
         given |= {"scale": self.weight(scale), "shift": self.weight(shift), "norm": norm, "total": total or norm}
         n = int(node.types[0].shape[-1])
         given |= {"seq": Size(1, ("seq",)), "n": n, "eps": node.attribute("eps"), "offset": node.attribute("offset")}
-        given |= {"PACKED": False, "HAS_TOTAL": total is not None, "BLOCK": _power(n)}
+        given |= {"PACKED": bool(places), "HAS_TOTAL": total is not None, "BLOCK": _power(n)}
         writes = [place.name for place in (norm, total) if place]
-        self.step(node.key, [self.launch("embed_norm", "embed_norm", [Size(1, ("batch", "seq"))], 4, writes, **given)])
+        self.step(
+            node.key,
+            [self.launch("embed_norm", "embed_norm", [Size(1, _rows(node.types[0].shape)[0])], 4, writes, **given)],
+        )
 
     def skip_norm(self, node: Node) -> None:
         x, residual, scale, shift = node.values
@@ -236,19 +241,27 @@ class Lowering:
         self._products(node.key, self.views[x], self.weight(rows), 3 * width, Place(buffer), self.weight(bias), "")
 
     def attention(self, node: Node) -> None:
-        query, key, value, mask = node.values
-        _, heads, seq, size = self.graph.type_of(query).shape
+        if self.graph.producer(node.values[3]).op != "padding_mask":
+            raise self.refusal(node, "attention takes padding on the right, as lengths")
+        self._attend(node, packed=False)
+
+    def packed_attention(self, node: Node) -> None:
+        self._attend(node, packed=True)
+
+    def _attend(self, node: Node, packed: bool) -> None:
+        query, key, value, *_ = node.values
+        *_, heads, _, size = self.graph.type_of(query).shape
         row = self.views[query].row
         if size not in HEAD_SIZES or any(self.views[name].row != row for name in (query, key, value)):
             raise self.refusal(
                 node, f"attention takes heads of {', '.join(map(str, HEAD_SIZES))}, side by side, not {size}"
             )
-        if self.graph.producer(mask).op != "padding_mask":
-            raise self.refusal(node, "attention takes padding on the right, as lengths")
         context = self.buffer(node.key)
         given: dict[str, Any] = {"query": self.place(query), "key": self.place(key), "value": self.place(value)}
-        given |= {"lengths": self.input("lengths"), "context": context, "seq": Size(1, (str(seq),)), "row": row}
-        given |= {"size": size, "scale": node.attribute("scale"), "PACKED": False, "PRECISION": self._precision()}
+        lengths = self.input("lengths")
+        given |= {"starts": self.input("starts") if packed else lengths, "lengths": lengths, "context": context}
+        given |= {"seq": Size(1, ("seq",)), "row": row}
+        given |= {"size": size, "scale": node.attribute("scale"), "PACKED": packed, "PRECISION": self._precision()}
         ways = [self._attention(given, int(heads), *tile) for tile in self._attention_tiles(int(size))]
         self.step(node.key, *([way] for way in ways), choices=((FEW * 8, 0), (0, len(ways) - 1)))
 
@@ -256,7 +269,7 @@ class Lowering:
         """QUERIES, KEYS, STAGES, warps: small tiles for little work, large ones for much."""
         if self.element == "f32":
             return [(32, 32, 2, 4)]
-        return [(64, 64, 2, 4), (64, 64, 3, 4), (128, 64, 3, 8)]
+        return [(32, 64, 2, 4), (32, 128, 2, 4), (64, 64, 2, 4), (64, 64, 3, 4), (128, 64, 3, 8)]
 
     def _attention(self, given: dict[str, Any], heads: int, queries: int, keys: int, stages: int, warps: int) -> Launch:
         grid = [Size(1, ("seq",), queries), Size(heads), Size(1, ("batch",))]
@@ -316,7 +329,7 @@ class Lowering:
 
     def _products(self, name: str, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> None:
         """y = activation(x · wᵀ + bias): ours for few rows, the library's for many."""
-        if x.names != ("batch", "seq") or n < 64:
+        if x.names not in (("batch", "seq"), ("tokens",)) or n < 64:
             self.step(name, [self._linear(x, w, n, y, bias, activation, 1, (16, 32, 64, 4, 4))])
             return
         ours = [[self._linear(x, w, n, y, bias, activation, 1, tile)] for tile in self._tiles()]
@@ -403,6 +416,12 @@ class Lowering:
         else:
             raise self.refusal(node, "a selection along the batch has no kernel")
 
+    def first_tokens(self, node: Node) -> None:
+        x, starts = node.values
+        y, n = self.buffer(node.key), self.views[x].width
+        given: dict[str, Any] = {"x": self.place(x), "starts": self.input(starts), "y": y, "n": n, "BLOCK": _power(n)}
+        self.step(node.key, [self.launch("first_tokens", "first_tokens", [Size(1, ("batch",))], 4, [y.name], **given)])
+
     def cast(self, node: Node) -> None:
         """No kernel: values are stored in one type, kernels go through float32, outputs become it when fetched."""
         if node.attribute("element") not in FLOATS or node.values[0] not in self.views:
@@ -436,6 +455,9 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "layer_norm": Lowering.layer_norm,
     "qkv_projection": Lowering.qkv_projection,
     "attention": Lowering.attention,
+    "packed_embed_norm": Lowering.embed_norm,
+    "packed_attention": Lowering.packed_attention,
+    "first_tokens": Lowering.first_tokens,
     "matmul": Lowering.matmul,
     "select": Lowering.select,
     "cast": Lowering.cast,

@@ -21,7 +21,12 @@ from bertc.types import BITS
 
 PLAN, WEIGHTS = "plan.json", "weights.bin"
 
-INPUTS = ("input_ids", "token_type_ids", "lengths")
+INPUTS = ("input_ids", "token_type_ids", "places", "starts", "lengths")
+"""What a plan may read, each a vector of i32."""
+
+BUCKETS = 8
+"""Packed tokens, and the longest of their sequences, are counted in eighths of the power of two above them: few enough
+graphs, and at most an eighth of them idle."""
 
 GRAPHS = 64
 """CUDA graphs that are kept, the least recently used one goes first."""
@@ -67,14 +72,32 @@ class Session:
         """A padded batch in, every output as float32: `input_ids`, `attention_mask`, `token_type_ids` [batch, seq]."""
         self.device.enter()
         batch, seq = inputs["input_ids"].shape
-        prepared = self.prepare({"batch": batch, "seq": seq})
         lengths = np.maximum(inputs["attention_mask"].sum(1), 1)
-        given = {"input_ids": inputs["input_ids"], "token_type_ids": inputs["token_type_ids"], "lengths": lengths}
+        if "places" not in self.plan.buffers:
+            prepared = self.prepare({"batch": batch, "seq": seq, "tokens": batch * seq})
+            return self._replay(prepared, {**inputs, "lengths": lengths})
+        there = real_tokens(lengths, seq)
+        longest, tokens = (bucket(int(count)) for count in (lengths.max(), lengths.sum()))
+        prepared = self.prepare({"batch": batch, "seq": longest, "tokens": tokens})
+        given = {name: inputs[name][there] for name in ("input_ids", "token_type_ids")}
+        given |= {"places": there.nonzero()[1], "starts": np.cumsum(lengths) - lengths, "lengths": lengths}
+        answers = self._replay(prepared, given)
+        return {name: self._unpacked(name, answers[name], there) for name in answers}
+
+    def _replay(self, prepared: Prepared, given: Mapping[str, Array]) -> dict[str, Array]:
         for name, array in given.items():
             if name in prepared.addresses:
                 self.device.upload(prepared.addresses[name], array.astype(np.int32))
         self.device.replay(prepared.graph)
         return {name: self._fetch(name, prepared) for name in self.plan.outputs}
+
+    def _unpacked(self, name: str, answer: Array, there: Array) -> Array:
+        """What has a row for each token with the padding put back, as zeros."""
+        if self.plan.outputs[name].shape[0].names != ("tokens",):
+            return answer
+        padded = np.zeros((*there.shape, *answer.shape[1:]), answer.dtype)
+        padded[there] = answer[: there.sum()]
+        return padded
 
     def prepare(self, sizes: Mapping[str, int]) -> Prepared:
         """The graph of a shape: captured when it is first asked for."""
@@ -82,7 +105,7 @@ class Session:
         if key in self._captured:
             self._captured.move_to_end(key)
             return self._captured[key]
-        ways = [step.way(sizes["batch"] * sizes["seq"]) for step in self.plan.steps]
+        ways = [step.way(sizes["tokens"]) for step in self.plan.steps]
         addresses = self.place(ways, sizes)
         self._run(ways, sizes, addresses)  # finds the products' algorithms, which a capture must not
         prepared = Prepared(sizes, addresses, self.device.captured(lambda: self._run(ways, sizes, addresses)))
@@ -205,6 +228,17 @@ class Session:
         self._captured.clear()
         self.blas.close()
         self.device.close()
+
+
+def real_tokens(lengths: Array, seq: int) -> Array:
+    """[batch, seq]: whether a token stands there, and not padding."""
+    return np.less(np.arange(seq), lengths[:, None])
+
+
+def bucket(count: int) -> int:
+    """The count rounded up to an eighth of the power of two above it, and to 16 at least."""
+    step = max(16, (1 << (count - 1).bit_length()) // BUCKETS)
+    return -(-count // step) * step
 
 
 def algorithm_key(problem: Problem) -> str:

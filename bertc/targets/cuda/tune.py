@@ -19,18 +19,18 @@ Progress = Callable[[str, int, int], None]
 def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progress | None = None) -> Plan:
     """The session's plan with the fastest way of each step, and the fastest algorithms, for each of the shapes.
 
-    A shape is `batch` and `seq`; ways are chosen by their product, the number of rows.
+    A shape is `batch`, `seq` and `tokens`; ways are chosen by the tokens.
     """
     groups: dict[object, list[Step]] = {}
     for step in session.plan.steps:
         groups.setdefault(_signature(step), []).append(step)
     choices: dict[object, dict[int, int]] = {signature: {} for signature in groups}
-    for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["batch"] * sizes["seq"])):
+    for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["tokens"])):
         every = [[operation for way in step.ways for operation in way] for step in session.plan.steps]
         addresses = session.place(every, sizes)
         for signature, steps in groups.items():
             times = [_time(session, steps[:ALIKE], way, sizes, addresses) for way in range(len(steps[0].ways))]
-            choices[signature][sizes["batch"] * sizes["seq"]] = times.index(min(times))
+            choices[signature][sizes["tokens"]] = times.index(min(times))
         if progress:
             progress("timing kernels", done + 1, len(shapes))
     steps = tuple(

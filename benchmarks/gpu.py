@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from bertc.elaborate import elaborate
 from bertc.reference import evaluate
 from bertc.shapes import Profile, Range
 from bertc.targets.cuda.driver import Device
-from bertc.targets.cuda.session import Session
+from bertc.targets.cuda.session import Session, bucket
 from bertc.version import VERSION
 
 CASES = [
@@ -53,6 +54,13 @@ BOUNDS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.6e-1}
 
 PAIRS = 30
 
+PACKED_PASSES = ("default", "pack_sequences")
+
+
+def squad_lengths(count: int) -> Any:
+    """Numbers of tokens like those of SQuAD's questions with their paragraphs: log-normal around 165, at most 384."""
+    return np.clip(np.random.default_rng(0).lognormal(5.02, 0.4, count).astype(int), 24, 384)
+
 
 def check_kernels() -> str:
     """The cases of tests/test_kernels.py, compiled and on this GPU; pytest's last line."""
@@ -65,10 +73,12 @@ def check_kernels() -> str:
     return result.stdout.strip().splitlines()[-1]
 
 
-def check_spec(name: str, precision: str, folder: Path) -> dict[str, Any]:
-    """A shipped spec with random weights, padded batches of three shapes: the largest difference from float64."""
+def check_spec(name: str, precision: str, packed: bool, folder: Path) -> dict[str, Any]:
+    """A shipped spec with random weights, padded batches of two shapes: the largest difference from float64, at tokens
+    that are there."""
     profile = Profile(Range(1, 3, 3), Range(11, 37, 64))
-    spec = replace(bertc.load(name), precision=precision, shapes=(profile,))
+    passes = PACKED_PASSES if packed else ("default",)
+    spec = replace(bertc.load(name), precision=precision, shapes=(profile,), passes=passes)
     bertc.build(spec, folder / "checked", "cuda", random_seed=0, force=True)
     engine = bertc.open(folder / "checked")
     graph = elaborate(spec)
@@ -82,9 +92,14 @@ def check_spec(name: str, precision: str, folder: Path) -> dict[str, Any]:
             "token_type_ids": generator.integers(0, spec.sizes["types"], (batch, seq)),
         }
         expected, found = evaluate(graph, inputs, weights), engine.run(inputs)
-        worst = max(worst, *(float(np.abs(found[key] - expected[key]).max()) for key in expected))
+        there = inputs["attention_mask"] > 0
+        there[:, 0] = True
+        for key in expected:
+            difference = np.abs(found[key] - expected[key])
+            worst = max(worst, float((difference[there] if difference.shape[:2] == there.shape else difference).max()))
     assert worst < BOUNDS[precision], f"{name} {precision} differs by {worst:.1e}"
-    return {"spec": name, "precision": precision, "difference": worst, "bound": BOUNDS[precision]}
+    checked = {"spec": name, "precision": precision, "packed": packed}
+    return {**checked, "difference": worst, "bound": BOUNDS[precision]}
 
 
 class Encoder(torch.nn.Module):
@@ -175,6 +190,29 @@ def measure(name: str, batch: int, seq: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def measure_packed(name: str, count: int, padded: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+    """Device time of `count` sequences of SQuAD's lengths without padding, beside torch.compile padded to 384."""
+    lengths = squad_lengths(count)
+    usual = Range(count, count, count), Range(*[int(lengths.mean())] * 3)
+    spec = replace(bertc.load(name), precision="fp16", shapes=(Profile(*usual),), passes=PACKED_PASSES)
+    bertc.build(spec, folder / "timed", "cuda", random_seed=0, force=True)
+    session = Session(folder / "timed", Device())
+    mask = (np.arange(384) < lengths[:, None]).astype(np.int64)
+    ids = np.random.default_rng(0).integers(0, spec.sizes["vocab"], mask.shape)
+    session.run({"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
+    sizes = {"batch": count, "seq": bucket(int(lengths.max())), "tokens": bucket(int(lengths.sum()))}
+    graph = session.prepare(sizes).graph
+    times = [session.device.milliseconds(lambda: session.device.replay(graph)) for _ in range(PAIRS + 3)][3:]
+    session.close()
+    rate = 1e3 * count / float(np.median(times))
+    row = {"spec": name, "sequences": count, "mean_length": round(float(lengths.mean()), 1)}
+    row |= {"milliseconds": round(float(np.median(times)), 3), "sequences_per_second": round(rate, 1)}
+    if padded is not None:
+        theirs = 1e3 * padded["batch"] / padded["torch_compile"]
+        row |= {"torch_compile_padded": round(theirs, 1), "ratio": round(rate / theirs, 3)}
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the results here")
@@ -188,14 +226,20 @@ def main() -> None:
             kernels = check_kernels()
             print(f"kernels: {kernels}", flush=True)
             for name in ("minilm-l6", "bert-base", "bert-large", "megatron-345m"):
-                for precision in BOUNDS:
-                    checks.append(check_spec(name, precision, Path(scratch)))
-                    print("{spec} {precision}: {difference:.1e} (bound {bound:.0e})".format(**checks[-1]), flush=True)
+                for precision, packed in product(BOUNDS, (False, True)):
+                    checks.append(check_spec(name, precision, packed, Path(scratch)))
+                    text = "{spec} {precision} packed={packed}: {difference:.1e} (bound {bound:.0e})"
+                    print(text.format(**checks[-1]), flush=True)
         for name, batch, seq in CASES:
             if not options.only or f"{name}/{batch}x{seq}" in options.only:
                 rows.append(measure(name, batch, seq, Path(scratch)))
                 text = "{spec} {batch} x {seq}: {milliseconds} ms, torch.compile {torch_compile}, ratio {ratio}"
                 print(text.format(**rows[-1]), flush=True)
+        padded = next(
+            (row for row in rows if (row["spec"], row["batch"], row["seq"]) == ("bert-large", 128, 384)), None
+        )
+        packed_row = measure_packed("bert-large", 256, padded, Path(scratch))
+        print(packed_row, flush=True)
     if options.json:
         versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "bertc": VERSION}
         document = {
@@ -206,6 +250,7 @@ def main() -> None:
             "kernels": kernels,
             "checks": checks,
             "rows": rows,
+            "packed": packed_row,
         }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
 

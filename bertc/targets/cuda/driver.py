@@ -70,6 +70,12 @@ class Device:
         self.call("cuMemFree", address)
         self._memory.remove(address)
 
+    def free_memory(self) -> int:
+        """Bytes that nobody uses."""
+        status, free, _ = self.cuda.cuMemGetInfo()
+        assert status == self.cuda.CUresult.CUDA_SUCCESS
+        return int(free)
+
     def clear(self, address: int, size: int) -> None:
         self.call("cuMemsetD8Async", address, 0, size, self.stream)
 

@@ -24,9 +24,9 @@ PLAN, WEIGHTS = "plan.json", "weights.bin"
 INPUTS = ("input_ids", "token_type_ids", "places", "starts", "lengths")
 """What a plan may read, each a vector of i32."""
 
-BUCKETS = 8
-"""Packed tokens, and the longest of their sequences, are counted in eighths of the power of two above them: few enough
-graphs, and at most an eighth of them idle."""
+BUCKETS = 32
+"""Packed tokens, and the longest of their sequences, are counted in so many parts of the power of two above them: few
+enough graphs, and no more than a sixteenth of the rows idle."""
 
 GRAPHS = 64
 """CUDA graphs that are kept, the least recently used one goes first."""
@@ -236,7 +236,7 @@ def real_tokens(lengths: Array, seq: int) -> Array:
 
 
 def bucket(count: int) -> int:
-    """The count rounded up to an eighth of the power of two above it, and to 16 at least."""
+    """The count rounded up to a multiple of 16 that is one of BUCKETS parts of the power of two above it."""
     step = max(16, (1 << (count - 1).bit_length()) // BUCKETS)
     return -(-count // step) * step
 

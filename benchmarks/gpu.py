@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,32 @@ BOUNDS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.6e-1}
 PAIRS = 30
 
 PACKED_PASSES = ("default", "pack_sequences")
+
+
+def check_leaks(folder: Path) -> dict[str, int]:
+    """10 000 runs over 200 shapes: the device memory and the host memory that the second half of them takes."""
+    profile = Profile(Range(1, 8, 16), Range(8, 64, 128))
+    spec = replace(bertc.load("minilm-l6"), precision="fp16", shapes=(profile,))
+    bertc.build(spec, folder / "leaks", "cuda", random_seed=0, force=True)
+    session = Session(folder / "leaks", Device())
+    generator = np.random.default_rng(0)
+    shapes = [
+        (16, 128),
+        *((int(b), int(s)) for b, s in zip(generator.integers(1, 17, 199), generator.integers(8, 129, 199))),
+    ]
+    marks: list[tuple[int, int]] = []
+    for index, (batch, seq) in enumerate(shapes):
+        ids = generator.integers(0, spec.sizes["vocab"], (batch, seq))
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        for _ in range(50):
+            session.run(inputs)
+        if index in (99, 199):
+            marks.append((session.device.free_memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    session.close()
+    taken = {"device_bytes": marks[0][0] - marks[1][0], "host_kibibytes": marks[1][1] - marks[0][1]}
+    assert taken["device_bytes"] <= 8 << 20, taken
+    assert taken["host_kibibytes"] <= 64 << 10, taken
+    return taken
 
 
 def squad_lengths(count: int) -> Any:
@@ -220,11 +247,13 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
-    kernels = None
+    kernels = leaks = None
     with tempfile.TemporaryDirectory() as scratch:
         if not options.only:
             kernels = check_kernels()
             print(f"kernels: {kernels}", flush=True)
+            leaks = check_leaks(Path(scratch))
+            print(f"10 000 runs over 200 shapes take {leaks}", flush=True)
             for name in ("minilm-l6", "bert-base", "bert-large", "megatron-345m"):
                 for precision, packed in product(BOUNDS, (False, True)):
                     checks.append(check_spec(name, precision, packed, Path(scratch)))
@@ -248,6 +277,7 @@ def main() -> None:
             "date": datetime.date.today().isoformat(),
             "versions": versions,
             "kernels": kernels,
+            "leaks": leaks,
             "checks": checks,
             "rows": rows,
             "packed": packed_row,

@@ -65,10 +65,8 @@ def check_leaks(folder: Path) -> dict[str, int]:
     bertc.build(spec, folder / "leaks", "cuda", random_seed=0, force=True)
     session = Session(folder / "leaks", Device())
     generator = np.random.default_rng(0)
-    shapes = [
-        (16, 128),
-        *((int(b), int(s)) for b, s in zip(generator.integers(1, 17, 199), generator.integers(8, 129, 199))),
-    ]
+    drawn = generator.integers((1, 8), (17, 129), (199, 2)).tolist()
+    shapes = [(16, 128), *((batch, seq) for batch, seq in drawn)]
     marks: list[tuple[int, int]] = []
     for index, (batch, seq) in enumerate(shapes):
         ids = generator.integers(0, spec.sizes["vocab"], (batch, seq))

@@ -24,6 +24,7 @@ from bertc.elaborate import elaborate
 from bertc.errors import BertcError
 from bertc.reference import evaluate
 from bertc.spec import Spec
+from bertc.targets.cuda import ARCHITECTURES
 from bertc.targets.cuda.compile_kernels import parameters
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import Launch, Operation, Output, Product, Size, arena, read_plan
@@ -178,7 +179,7 @@ def build(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("architecture", ["sm_86", "sm_90"])
 def test_compiles_without_a_gpu(architecture: str, tmp_path: Path) -> None:
     result = build(tmp_path, "--precision", "fp16", "--arch", architecture, "-o", "x")
     assert result.returncode == 0, result.stderr
@@ -190,6 +191,8 @@ def test_compiles_without_a_gpu(architecture: str, tmp_path: Path) -> None:
         assert (tmp_path / "x" / kernel.file).read_bytes().startswith(b"\x7fELF")
     launched = {op.kernel for step in plan.steps for way in step.ways for op in way if isinstance(op, Launch)}
     assert launched == plan.kernels.keys()
+    assert all(step.ways for step in plan.steps)
+    assert max(kernel.shared for kernel in plan.kernels.values()) <= ARCHITECTURES[architecture]
     assert any(kernel.boxes for kernel in plan.kernels.values()) == (architecture == "sm_90")
     stored = json.loads((tmp_path / "x/manifest.json").read_text())["files"]["weights.bin"]["size"]
     assert stored > 2 * 53 * 128

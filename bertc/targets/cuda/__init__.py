@@ -25,8 +25,16 @@ from bertc.targets.cuda.plan import Kernel, Plan
 from bertc.targets.cuda.session import ALIGNMENT, ELEMENTS, PLAN, WEIGHTS, Session
 from bertc.targets.cuda.tune import tuned
 
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-"""Those that Triton's kernels are compiled for: bf16 and asynchronous copies begin with Ampere."""
+ARCHITECTURES = {
+    "sm_80": 163 << 10,
+    "sm_86": 99 << 10,
+    "sm_89": 99 << 10,
+    "sm_90": 227 << 10,
+    "sm_100": 227 << 10,
+    "sm_120": 99 << 10,
+}
+"""Those that kernels are compiled for, bf16 and asynchronous copies begin with Ampere; and the bytes of shared memory
+that a program may have there (CUDA Programming Guide, Compute Capabilities)."""
 
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
@@ -71,11 +79,12 @@ def write(
     outputs = lowering.run()
     compiled: dict[str, Kernel] = {}
     for index, source in enumerate(lowering.sources.values()):
-        compiled |= compile_kernels([source], architecture, folder)
+        compiled |= compile_kernels([source], architecture, ARCHITECTURES[architecture], folder)
         if progress:
             progress("compiling kernels", index + 1, len(lowering.sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
-    plan = Plan(architecture, lowering.buffers, offsets, compiled, tuple(lowering.steps), outputs)
+    steps = tuple(step.with_kernels(compiled.keys()) for step in lowering.steps)
+    plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs)
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
     if architecture == _architecture_here():
         session = Session(folder, Device())

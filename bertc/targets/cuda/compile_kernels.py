@@ -39,14 +39,17 @@ def parameters(file: str, function: str) -> list[str]:
     return list(_function(file, function).arg_names)
 
 
-def compile_kernels(sources: Iterable[Source], architecture: str, folder: Path) -> Mapping[str, Kernel]:
-    """Compile each source for one architecture (`sm_90`) and write its machine code into a folder."""
+def compile_kernels(sources: Iterable[Source], architecture: str, shared: int, folder: Path) -> Mapping[str, Kernel]:
+    """Compile each source for one architecture (`sm_90`) and write its machine code into a folder; those that want more
+    than `shared` bytes of shared memory are left out."""
     kernels: dict[str, Kernel] = {}
     for source in sources:
         compiled = _compiled(source, int(architecture.removeprefix("sm_")))
+        metadata = compiled.metadata
+        if metadata.shared > shared:
+            continue
         file = f"{source.key}.cubin"
         (folder / file).write_bytes(compiled.asm["cubin"])
-        metadata = compiled.metadata
         boxes = tuple((*of["block_size"], of["swizzle"]) for of in metadata.tensordesc_meta)
         kernels[source.key] = Kernel(file, metadata.name, metadata.num_warps, metadata.shared, boxes)
     return kernels

@@ -7,8 +7,8 @@ how many rows there are. Sizes that are known only when the engine runs are prod
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -107,6 +107,20 @@ class Step:
     def way(self, rows: int) -> tuple[Operation, ...]:
         chosen = next((way for limit, way in self.choices if rows <= limit), self.choices[-1][1])
         return self.ways[chosen]
+
+    def with_kernels(self, there: Collection[str]) -> Step:
+        """The step without ways that need a kernel which is not there; what was chosen becomes the first way for few
+        rows and the last for many."""
+        kept = [
+            index
+            for index, way in enumerate(self.ways)
+            if all(operation.kernel in there for operation in way if isinstance(operation, Launch))
+        ]
+        choices = tuple(
+            (rows, kept.index(way) if way in kept else 0 if index < len(self.choices) - 1 else len(kept) - 1)
+            for index, (rows, way) in enumerate(self.choices)
+        )
+        return replace(self, ways=tuple(self.ways[index] for index in kept), choices=choices)
 
 
 @dataclass(frozen=True)

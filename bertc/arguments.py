@@ -76,6 +76,11 @@ def make_parser() -> Parser:
     run.add_argument("--inputs", type=Path, required=True, help="an .npz of input_ids, attention_mask, token_type_ids")
     run.add_argument("--outputs", type=Path, required=True, help="the .npz to write")
 
+    weights = verb("weights", "list the tensors of a checkpoint, or convert it to safetensors with bertc's names")
+    weights.add_argument("checkpoint", type=Path, help="a file or a directory, of any format that is read")
+    weights.add_argument("--spec", help="the network it is for: says what is missing and unexpected")
+    weights.add_argument("--convert", type=Path, metavar="OUT.safetensors", help="write it there")
+
     inspect = verb("inspect", "print the graph of a spec, or a table of its passes")
     _add_spec(inspect)
     inspect.add_argument(
@@ -96,7 +101,7 @@ def make_parser() -> Parser:
     completion = verb("completion", "print a script that completes verbs and flags in a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
 
-    for added in (build, run, inspect, explain, check, doctor):
+    for added in (build, run, weights, inspect, explain, check, doctor):
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         added.read_environment(os.environ)
     return parser

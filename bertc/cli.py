@@ -229,6 +229,27 @@ def _run(options: Namespace) -> int:
     return 0
 
 
+def _weights(options: Namespace) -> int:
+    from bertc.checkpoints import convert_weights, list_weights
+
+    if options.convert is not None:
+        count = convert_weights(options.checkpoint, options.convert, options.spec)
+        if options.json:
+            return _document("weights-converted", output=str(options.convert), tensors=count)
+        print(f"{options.convert}: {count} tensors")
+        return 0
+    listing = list_weights(options.checkpoint, options.spec)
+    if options.json:
+        entries = [vars(entry) for entry in listing.entries]
+        return _document("weights", tensors=entries, missing=listing.missing, unexpected=listing.unexpected)
+    for entry in listing.entries:
+        print(f"{entry.name}  {entry.element}{list(entry.shape)}  {entry.bytes} bytes  -> {entry.canonical or '?'}")
+    for what, names in (("missing", listing.missing), ("unexpected", listing.unexpected)):
+        for name in names:
+            print(f"{what}: {name}")
+    return 0
+
+
 def _doctor(options: Namespace) -> int:
     from bertc.compiler import diagnoses
 
@@ -252,6 +273,7 @@ def _completion(options: Namespace) -> int:
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "build": _build,
     "run": _run,
+    "weights": _weights,
     "inspect": _inspect,
     "explain": _explain,
     "check": _check,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bertc.cli import run
 from bertc.passes import FINISH, FUSIONS
@@ -188,3 +189,30 @@ def test_a_stopped_build_leaves_nothing(tmp_path: Path) -> None:
     process.terminate()
     assert process.wait(60) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_listed_and_converted(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint with Hugging Face's names, one unknown, a bf16 one: converted bit for bit under canonical names."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {
+        "bert.embeddings.LayerNorm.gamma": torch.arange(24, dtype=torch.float32),
+        "bert.pooler.dense.weight": torch.randn(24, 24).bfloat16(),
+        "something.else": torch.zeros(3, dtype=torch.float16),
+    }
+    save_file(tensors, tmp_path / "in.safetensors")
+    assert run(["weights", str(tmp_path / "in.safetensors"), "--spec", spec, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    names = {entry["name"]: entry["canonical"] for entry in document["tensors"]}
+    assert names["bert.pooler.dense.weight"] == "pooler.weight"
+    assert names["something.else"] is None
+    assert "embeddings.norm.bias" in document["missing"]
+    output = tmp_path / "out.safetensors"
+    assert run(["weights", str(tmp_path / "in.safetensors"), "--convert", str(output)]) == 0
+    converted = load_file(output)
+    assert converted.keys() == {"embeddings.norm.weight", "pooler.weight"}
+    assert torch.equal(converted["pooler.weight"], tensors["bert.pooler.dense.weight"])
+    assert converted["pooler.weight"].dtype == torch.bfloat16
+    assert run(["weights", str(tmp_path / "in.safetensors"), "--convert", str(output)]) == 2
+    assert run(["weights", str(tmp_path / "in.safetensors"), "--convert", str(tmp_path / "b"), "--spec", spec]) == 3
+    assert not (tmp_path / "b").exists()

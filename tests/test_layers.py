@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "bertc"
 FLOW = (
     *("version", "errors", "types", "notation", "ops", "plugins", "graph"),
     *("tree", "json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
-    *("hugging_face", "spec", "elaborate", "reference", "rewrite", "passes", "weights_io", "kernels", "targets"),
+    *("hugging_face", "spec", "elaborate", "reference", "rewrite", "passes", "weights_io", "checkpoints", "kernels", "targets"),
     *("exports", "bundle", "check", "compiler", "engine", "__init__", "arguments", "cli", "__main__"),
 )
 

@@ -304,6 +304,30 @@ CODES = {
             "tensors do not fit",
             "A tensor has another shape than the sizes of the spec give, or is not of a floating-point type.",
         ),
+        Code(
+            "B0411",
+            BAD_INPUT,
+            "layout of query, key and value unknown",
+            "Megatron-LM stores the three projections as one, in an order that changed with its `checkpoint_version`: 0 has [3, heads, size], 1 has [heads, size, 3], 2 and later [heads, 3, size]. Read in the wrong order they compute something else without any error.",
+        ),
+        Code(
+            "B0412",
+            BAD_INPUT,
+            "no tensors in the pickle",
+            "A pickled checkpoint is a dict of tensors, or has one as its `model`, `state_dict` or `model_state_dict`. A model that was saved whole needs the code of its classes to be read, and none is run.",
+        ),
+        Code(
+            "B0413",
+            UNSUPPORTED,
+            "way of storing not read",
+            "The format allows values to be stored like this (in slices, in chunks, sparse, highest byte first), but weights of networks are not.",
+        ),
+        Code(
+            "B0414",
+            UNSUPPORTED,
+            "reader not installed",
+            "Most formats are read without further libraries; HDF5 is not.",
+        ),
     )
 }
 

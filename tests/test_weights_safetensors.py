@@ -405,12 +405,15 @@ def test_pieces_moved_about(tmp_path: Path) -> None:
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:
-    formats = "is not safetensors or an index of safetensors shards: it"
+    formats = (
+        "is not safetensors, PyTorch's zip format, PyTorch's older format, a pickled dict, HDF5, MXNet's parameters, "
+        "an index of shards or a TensorFlow checkpoint: it"
+    )
     save_it = "save the model as safetensors, or fetch the file again if it should be that already"
     expected = {
         b"": f"{formats} is empty\n  = help: {save_it}",
-        b"\x80\x02}q\x00.": f"{formats} starts with the bytes 80 02 7d 71 00 2e\n  = help: {save_it}",
-        b"PK\x03\x04\0\0\0\0\0\0\0": f"{formats} starts with the bytes 50 4b 03 04 00 00 00 00 00\n  = help: {save_it}",
+        b"GIF89a": f"{formats} starts with the bytes 47 49 46 38 39 61\n  = help: {save_it}",
+        b"PK\x05\x06\0\0\0\0\0\0\0": f"{formats} starts with the bytes 50 4b 05 06 00 00 00 00 00\n  = help: {save_it}",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0": (
             f"{formats} is a Git LFS pointer\n  = help: fetch what it points to with `git lfs pull`"
         ),
@@ -427,8 +430,9 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         "  = help: check the path and its permissions",
         tmp_path / "pipe": "error[B0002]: `FOLDER/pipe` is not a regular file\n"
         "  = help: name a file or a directory of weights",
-        tmp_path / "folder": "error[B0002]: `FOLDER/folder` holds neither `model.safetensors` nor "
-        "`model.safetensors.index.json`\n  = help: name the file of weights itself",
+        tmp_path / "folder": "error[B0002]: `FOLDER/folder` holds none of `model.safetensors`, "
+        "`model.safetensors.index.json`, `pytorch_model.bin`, `pytorch_model.bin.index.json`, `tf_model.h5`, and no "
+        "TensorFlow checkpoint\n  = help: name the file of weights itself",
         tmp_path / "a\0b": "error[B0002]: `FOLDER/a\0b` cannot be read: not a path\n"
         "  = help: check the path and its permissions",
     }

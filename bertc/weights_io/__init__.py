@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertc.errors import BertcError, error
-from bertc.weights_io import safetensors, shards
+from bertc.weights_io import hdf5, mxnet, plain_pickle, safetensors, shards, tensorflow, torch_legacy, torch_zip
 from bertc.weights_io.binding import bind
 from bertc.weights_io.files import open_file
 from bertc.weights_io.names import canonical_names
@@ -28,11 +28,20 @@ class Reader:
 
 READERS = (
     Reader("safetensors", safetensors.recognises, safetensors.read_safetensors),
-    Reader("an index of safetensors shards", shards.recognises, shards.read_shards),
+    Reader("PyTorch's zip format", torch_zip.recognises, torch_zip.read_torch_zip),
+    Reader("PyTorch's older format", torch_legacy.recognises, torch_legacy.read_torch_legacy),
+    Reader("a pickled dict", plain_pickle.recognises, plain_pickle.read_plain_pickle),
+    Reader("HDF5", hdf5.recognises, hdf5.read_hdf5),
+    Reader("MXNet's parameters", mxnet.recognises, mxnet.read_mxnet),
+    Reader("an index of shards", shards.recognises, shards.read_shards),
+    Reader("a TensorFlow checkpoint", tensorflow.recognises, tensorflow.read_tensorflow),
 )
 """Asked in this order. A new format is a module with `recognises` and a reading function, and a line here."""
 
-DIRECTORY_FILES = ("model.safetensors", "model.safetensors.index.json")
+DIRECTORY_FILES = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"),
+)
 """What a directory of a model keeps its weights in; the first that is there is read."""
 
 HEAD = 64
@@ -45,7 +54,7 @@ def open_checkpoint(path: Path) -> dict[str, Tensor]:
     The format is recognised by content. Raises B0002 when there is nothing to read, B0401 when the file is damaged,
     B0402 when its format is not known, B0403 for an element type that is not read, B0404 for a shard out of bounds.
     """
-    file = _in_directory(path) if path.is_dir() else path
+    file = _in_directory(path) if path.is_dir() else tensorflow.find_index(path) or path
     with open_file(file) as opened:
         head = opened.read(HEAD)
     for reader in READERS:
@@ -58,15 +67,18 @@ def _in_directory(folder: Path) -> Path:
     for name in DIRECTORY_FILES:
         if (folder / name).is_file():
             return folder / name
-    wanted = " nor ".join(f"`{name}`" for name in DIRECTORY_FILES)
-    raise error("B0002", f"`{folder}` holds neither {wanted}", help="name the file of weights itself")
+    if (index := tensorflow.find_index(folder)) is not None:
+        return index
+    wanted = ", ".join(f"`{name}`" for name in DIRECTORY_FILES)
+    message = f"`{folder}` holds none of {wanted}, and no TensorFlow checkpoint"
+    raise error("B0002", message, help="name the file of weights itself")
 
 
 def _not_recognised(path: Path, head: bytes) -> BertcError:
     found = f"starts with the bytes {head[:9].hex(' ')}" if head else "is empty"
-    formats = " or ".join(reader.format for reader in READERS)
+    *formats, last = (reader.format for reader in READERS)
     if head.startswith(b"version https://git-lfs"):
         found, what_to_do = "is a Git LFS pointer", "fetch what it points to with `git lfs pull`"
     else:
         what_to_do = "save the model as safetensors, or fetch the file again if it should be that already"
-    return error("B0402", f"`{path}` is not {formats}: it {found}", help=what_to_do)
+    return error("B0402", f"`{path}` is not {', '.join(formats)} or {last}: it {found}", help=what_to_do)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bertc.errors import BertcError, error
-from bertc.weights_io.tensor import Element, Tensor
+from bertc.weights_io.tensor import Element, Tensor, quoted
 
 STORAGE: dict[Element, np.dtype[Any]] = {
     "f64": np.dtype("<f8"),
@@ -56,6 +56,21 @@ def open_file(path: Path) -> BinaryIO:
         raise error("B0002", f"`{path}` cannot be read: {reason}", help="check the path and its permissions") from None
 
 
+def neighbour(path: Path, name: str) -> Path:
+    """The file called `name` in the folder of `path`, which a file that came from elsewhere must not choose freely.
+
+    A hub's cache is the one place where it may be a link: from `snapshots/COMMIT/` into `blobs/` beside it.
+    Raises B0404 for any other place.
+    """
+    folder = path.parent.resolve()
+    blobs = [parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots"]
+    is_plain_name = name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+    if not is_plain_name or Path(os.path.realpath(path.parent / name)).parent not in (folder, *blobs):
+        message = f"`{path}` names the file {quoted(name)}, which is not in its own folder"
+        raise error("B0404", message, help="put the files of one checkpoint beside one another, without links")
+    return path.parent / name
+
+
 def damaged(path: Path, reason: str) -> BertcError:
     """B0401, for a file that is of a known format and breaks its rules."""
     return error("B0401", f"`{path}` {reason}", help="the file is damaged or incomplete: fetch or export it again")
@@ -80,7 +95,7 @@ def tensor_at(
             if version(file) != opened:
                 message = f"`{path}` changed after it was opened"
                 raise error("B0407", message, help="run again once nothing writes to it")
-            values = _decoded(_stretch(file, offset, math.prod(shape), STORAGE[element]), element)
+            values = decoded(_stretch(file, offset, math.prod(shape), STORAGE[element]), element)
         values.flags.writeable = False
         return values.reshape(shape)
 
@@ -94,7 +109,8 @@ def _stretch(file: BinaryIO, offset: int, count: int, dtype: np.dtype[Any]) -> N
     return np.require(mapped, requirements=["ALIGNED"])
 
 
-def _decoded(stored: NDArray[Any], element: Element) -> NDArray[Any]:
+def decoded(stored: NDArray[Any], element: Element) -> NDArray[Any]:
+    """Values as they lie in a file, in a type that NumPy has."""
     if element == "bf16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
     if element == "bool":

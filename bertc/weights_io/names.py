@@ -1,6 +1,7 @@
 """Names of parameters: from what a family's checkpoints call them to the canonical ones, by a table per family.
 
-The tables are families/*.toml; bert.toml says how one is written.
+The tables are families/*.toml; bert.toml says how one is written. Where frameworks call the parameters of a family by
+other names, each has a table of its own: bert.tensorflow.toml, bert.gluonnlp.toml.
 """
 
 from __future__ import annotations
@@ -13,25 +14,35 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from bertc.errors import error
 from bertc.weights_io.folding import NUMBER, listing
 from bertc.weights_io.tensor import Tensor, quoted
+from bertc.weights_io.views import view
 
 _CHOICES = re.compile(r"\{(\w+(?:,\w+)+)\}")
 
 
 @dataclass(frozen=True)
 class NameTable:
-    """`canonical` maps bare checkpoint names to canonical ones, `checkpoint` the other way; {N} is a layer."""
+    """`canonical` maps bare checkpoint names to canonical ones, `checkpoint` the other way; {N} is a layer.
+
+    A name that ends with one of `transposed` is of a matrix that lies as [in, out], where bertc has [out, in].
+    """
 
     prefixes: tuple[str, ...]
     ignored: frozenset[str]
     canonical: Mapping[str, str]
     checkpoint: Mapping[str, str]
+    transposed: tuple[str, ...] = ()
 
     def bare(self, name: str) -> str:
         """`name` without the prefix it may have."""
         return next((name.removeprefix(prefix) for prefix in self.prefixes if name.startswith(prefix)), name)
+
+    def knows(self, name: str) -> bool:
+        return self.canonical_name(name) is not None
 
     def canonical_name(self, name: str) -> str | None:
         return _translated(self.bare(name), self.canonical)
@@ -48,6 +59,14 @@ def name_table(family: str) -> NameTable:
     return parse_table(content)
 
 
+@cache
+def name_tables(family: str) -> tuple[NameTable, ...]:
+    """The family's own table, then those of other frameworks' names: families/FAMILY.*.toml."""
+    others = (file.name for file in files("bertc.weights_io").joinpath("families").iterdir())
+    own = (name for name in sorted(others) if name.startswith(f"{family}.") and name != f"{family}.toml")
+    return name_table(family), *(name_table(name.removesuffix(".toml")) for name in own)
+
+
 def parse_table(content: Mapping[str, Any]) -> NameTable:
     """A table from its TOML content, every {a,b} written out."""
     pairs = [pair for left, right in content["names"].items() for pair in _written_out(left, right)]
@@ -55,15 +74,17 @@ def parse_table(content: Mapping[str, Any]) -> NameTable:
     assert len(canonical) == len(pairs), "a checkpoint name stands in the table once"
     ignored = frozenset(name for pattern in content["ignored"] for name, _ in _written_out(pattern, ""))
     first_names = {right: left for left, right in reversed(pairs)}
-    return NameTable(tuple(content["prefixes"]), ignored, canonical, first_names)
+    transposed = tuple(content.get("transposed", ()))
+    return NameTable(tuple(content["prefixes"]), ignored, canonical, first_names, transposed)
 
 
 def canonical_names(tensors: Mapping[str, Tensor], family: str = "bert") -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a checkpoint by canonical name, and the names that the family's table does not have.
 
+    Of the family's tables, the one that knows most of the names is used; what it has as transposed is turned.
     Raises B0405 when two tensors have the same canonical name.
     """
-    table = name_table(family)
+    table = max(name_tables(family), key=lambda table: sum(map(table.knows, tensors)))
     found: dict[str, Tensor] = {}
     unknown: list[str] = []
     twice: list[str] = []
@@ -76,11 +97,16 @@ def canonical_names(tensors: Mapping[str, Tensor], family: str = "bert") -> tupl
         elif canonical in found:
             twice.append(f"{quoted(canonical)}: {quoted(found[canonical].name)} and {quoted(name)}")
         else:
-            found[canonical] = tensor
+            found[canonical] = transposed(tensor) if name.endswith(table.transposed) else tensor
     if twice:
         message = f"the checkpoint has two tensors for each of these {len(twice)} parameters:{listing(twice)}"
         raise error("B0405", message, help="keep one of each two")
     return found, unknown
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """`tensor` with its axes in reverse order. The values are the same ones, and read when they are asked for."""
+    return view(tensor, np.transpose, name=tensor.name, shape=tensor.shape[::-1])
 
 
 def _translated(name: str, table: Mapping[str, str]) -> str | None:

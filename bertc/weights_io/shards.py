@@ -1,9 +1,9 @@
-"""A checkpoint cut into several safetensors files, found through an index.
+"""A checkpoint cut into several files, of safetensors or of torch, found through an index.
 
     {"metadata": {...}, "weight_map": {NAME: FILE, ...}}
 
 Source: https://huggingface.co/docs/safetensors/torch_shared_tensors and transformers' `save_pretrained`, which writes
-it as model.safetensors.index.json.
+it as model.safetensors.index.json or pytorch_model.bin.index.json.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ import os
 from pathlib import Path
 
 from bertc.errors import error
+from bertc.weights_io import torch_legacy, torch_zip
 from bertc.weights_io.files import damaged, open_file
 from bertc.weights_io.safetensors import MAX_HEADER, read_safetensors
 from bertc.weights_io.strict_json import JsonError, parse_json
 from bertc.weights_io.tensor import Tensor, quoted
+from bertc.weights_io.torch_legacy import read_torch_legacy
+from bertc.weights_io.torch_zip import read_torch_zip
+
+HEAD = 64
+"""Bytes of a shard that are enough to recognise it."""
 
 
 def recognises(head: bytes) -> bool:
@@ -26,16 +32,27 @@ def recognises(head: bytes) -> bool:
 def read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of every shard that `index` names, each of which lies in the folder of `index`.
 
-    Raises B0401 when the index is damaged or does not list exactly what its shards hold, B0404 for a shard elsewhere.
+    Raises B0401 when the index is damaged or does not list exactly what its shards hold, B0404 for a shard elsewhere,
+    and what the reader of the shards raises.
     """
     weight_map = _weight_map(index)
-    shards = {file: read_safetensors(_shard(index, file)) for file in sorted(set(weight_map.values()))}
+    shards = {file: _read_shard(_shard(index, file)) for file in sorted(set(weight_map.values()))}
     for file, tensors in shards.items():
         listed = {name for name, at in weight_map.items() if at == file}
         if strays := sorted(listed ^ tensors.keys()):
             where, not_where = ("the index", file) if strays[0] in listed else (file, "the index")
             raise damaged(index, f"does not fit its shards: {quoted(strays[0])} is in {where} and not in {not_where}")
     return {name: shards[file][name] for name, file in weight_map.items()}
+
+
+def _read_shard(path: Path) -> dict[str, Tensor]:
+    """A shard that is not one of torch's files is held to be safetensors, also when nothing of it is left."""
+    with open_file(path) as file:
+        head = file.read(HEAD)
+    for recognised, read in ((torch_zip.recognises, read_torch_zip), (torch_legacy.recognises, read_torch_legacy)):
+        if recognised(head):
+            return read(path)
+    return read_safetensors(path)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

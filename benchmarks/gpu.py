@@ -155,7 +155,7 @@ class Encoder(torch.nn.Module):
         places = torch.arange(ids.shape[1], device=ids.device)
         word, position, kind = self.tables
         x = self.first_norm(word(ids) + position(places) + kind(types))
-        for merged, output, norm, up, down, last in self.layers:  # pyright: ignore
+        for merged, output, norm, up, down, last in self.layers:
             shape = (*ids.shape, 3, self.heads, -1)
             query, key, value = merged(x).view(shape).permute(2, 0, 3, 1, 4)
             context = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

@@ -19,11 +19,13 @@ from bertc.elaborate import Elaborator, Frame, Value, elaborate
 from bertc.errors import BertcError, error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node
 from bertc.notation import Body, Name, Number, RuleTree, Star
+from bertc.parser import parse, read
 from bertc.passes import Options, pipeline, rules_of, run
 from bertc.passes.canonicalize import canonicalize
 from bertc.plugins import OPS
 from bertc.reference import evaluate
-from bertc.rewrite import Rule, apply
+from bertc.rewrite import apply
+from bertc.rule import Rule
 from bertc.spec import Spec, load_spec
 from bertc.types import Shape, Type
 from bertc.weights_io import random_weights
@@ -47,7 +49,7 @@ class Verdict:
 
 def check_rules(path: str) -> list[Verdict]:
     """The nine checks on each rule of a file. Raises BertcError when the file itself cannot be read as rules."""
-    rules = rules_of(notation.read(Path(path)))
+    rules = rules_of(read(Path(path)))
     if not rules:
         help = "a rule is `rule NAME(x: [*, n]):`, its left side, `=>`, its right side"
         raise error("B0301", f"`{path}` has no rule to check", None, help)
@@ -242,7 +244,7 @@ def _problem(check: Callable[[], str | None]) -> str | None:
 
 
 def _prints_back(rule: Rule) -> str | None:
-    (back,) = notation.parse(notation.to_text(rule.tree))
+    (back,) = parse(notation.to_text(rule.tree))
     return None if isinstance(back, RuleTree) and back == rule.tree else "its text reads back as another rule"
 
 

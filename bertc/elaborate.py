@@ -34,6 +34,7 @@ from bertc.notation import (
     Weight,
 )
 from bertc.ops import Op, unify
+from bertc.parser import parse, read
 from bertc.plugins import OPS
 from bertc.spec import Slot, Spec
 from bertc.types import ELEMENTS, Dim, Shape, Type, is_tuple, shape_text
@@ -376,9 +377,9 @@ def elaborate(spec: Spec) -> Graph:
 def _blocks(spec: Spec) -> dict[str, Block]:
     """The shipped blocks, and the spec's own, which may not take a shipped one's name."""
     shipped = files("bertc").joinpath("specs/blocks/network.net").read_text("utf-8")
-    blocks = {item.name: item for item in notation.parse(shipped, "network.net") if isinstance(item, Block)}
+    blocks = {item.name: item for item in parse(shipped, "network.net") if isinstance(item, Block)}
     for path in spec.blocks:
-        for item in notation.read(path):
+        for item in read(path):
             if isinstance(item, Block):
                 if item.name in blocks:
                     raise error("B0104", f"block `{item.name}` exists already", item.span, "give it another name")

@@ -94,8 +94,6 @@ class Graph:
         same_outputs = list(self.outputs.items()) == list(other.outputs.items())
         return mine == theirs and same_outputs and self.inputs == other.inputs
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  a graph under construction changes
-
     @property
     def inputs(self) -> tuple[Node, ...]:
         return tuple(node for node in self if node.op == INPUT)

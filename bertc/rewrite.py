@@ -1,4 +1,4 @@
-"""Rules: find the left side in a graph, check that it may go, put the right side in its place.
+"""Rewriting: find a rule's left side in a graph, check that it may go, put the right side in its place.
 
 A match binds the rule's parameters to values, its numbers to literals and attributes, and its sizes to sizes. Rules say
 only what is equal to what; commuting operands, sizes, weights that must be known at build time, values that something
@@ -8,31 +8,20 @@ else still reads, and loops are this file's business.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 from bertc import notation
 from bertc.elaborate import Elaborator, Frame, Value
-from bertc.errors import BertcError, Span, did_you_mean, error
+from bertc.errors import BertcError, error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node, Operand
-from bertc.notation import Body, Call, Expression, List, Name, Number, Parameter, RuleTree
+from bertc.notation import Expression, List, Name, Number, Parameter
 from bertc.plugins import OPS
+from bertc.rule import PatternNode, Rule
 from bertc.types import is_tuple
 
 FIRINGS_PER_NODE = 10
 """A rule that has fired this often for each node it was given feeds itself."""
-
-
-@dataclass(frozen=True)
-class PatternNode:
-    """One op of a rule's side; operands are names of the rule, or literal numbers."""
-
-    op: str
-    inputs: tuple[Operand, ...]
-    attributes: tuple[tuple[str, Expression], ...]
-    results: tuple[str, ...]
-    span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -52,55 +41,6 @@ class Miss:
     fitting: int
     node: Node
     reason: str
-
-
-@dataclass(frozen=True)
-class Rule:
-    name: str
-    parameters: tuple[Parameter, ...]
-    left: Body
-    right: Body
-    span: Span | None = field(default=None, compare=False)
-
-    @classmethod
-    def of(cls, tree: RuleTree) -> Rule:
-        """Raises BertcError B0301 when the two sides do not fit each other."""
-        rule = cls(tree.name, tree.parameters, tree.left, tree.right, tree.span)
-        if len(tree.left.returns.items) != len(tree.right.returns.items):
-            counts = f"{len(tree.left.returns.items)}, but the right side {len(tree.right.returns.items)}"
-            raise error("B0301", f"rule `{tree.name}`: the left side returns {counts}", tree.right.returns.span)
-        known = rule.bound_names()
-        _refuse_unbound(rule, tree.right, known)
-        return rule
-
-    @property
-    def tree(self) -> RuleTree:
-        return RuleTree(self.name, self.parameters, self.left, self.right, self.span)
-
-    @property
-    def reversed(self) -> Rule:
-        """From right to left: what expands a fused op into its definition."""
-        return replace(self, left=self.right, right=self.left)
-
-    @cached_property
-    def pattern(self) -> tuple[PatternNode, ...]:
-        """The left side as a list of ops, each after its operands."""
-        return tuple(_flatten(self.left))
-
-    @cached_property
-    def returned(self) -> tuple[str, ...]:
-        """The names of the left side's returned values; one that has no name is its op's."""
-        return _returned(self.left)
-
-    @cached_property
-    def types(self) -> dict[str, Parameter]:
-        return {parameter.name: parameter for parameter in self.parameters}
-
-    def bound_names(self) -> set[str]:
-        """What a match of the left side gives a meaning: parameters, and sizes in types and attributes."""
-        dims = [dim for p in self.parameters if p.type is not None for dim in p.type.dims or ()]
-        attributes = [value for node in self.pattern for _, value in node.attributes]
-        return {p.name for p in self.parameters} | {n.path for tree in (*dims, *attributes) for n in _names(tree)}
 
 
 # ------------------------------------------------------------------------------------------------------------ applying
@@ -132,7 +72,7 @@ def apply(rule: Rule, graph: Graph) -> tuple[Graph, int]:
 
 def candidates(rule: Rule, graph: Graph) -> tuple[Node, ...]:
     """The nodes where the rule's first returned value could be computed."""
-    op = _root(rule).op
+    op = rule.root.op
     return tuple(node for node in graph if node.op == op)
 
 
@@ -191,7 +131,7 @@ class _Matcher:
         self.miss: Miss | None = None
 
     def match(self, root: Node) -> Match | Miss:
-        start = self.rule.pattern.index(_root(self.rule))
+        start = self.rule.pattern.index(self.rule.root)
         self.miss = Miss(0, root, "it does not fit")
         for state in self._node(start, root, _State({}, {})):
             for complete in self._rest(state):
@@ -316,10 +256,11 @@ class _Matcher:
             return
         for index in missing:
             wanted = self.rule.pattern[index]
-            anchors = [state.names[name].name for name in wanted.inputs if isinstance(state.names.get(name), Value)]  # pyright: ignore[reportArgumentType]
-            if not anchors:
+            meanings = (state.names.get(operand) for operand in wanted.inputs if isinstance(operand, str))
+            anchor = next((meaning.name for meaning in meanings if isinstance(meaning, Value)), None)
+            if anchor is None:
                 continue
-            for reader in self.graph.users(anchors[0]):
+            for reader in self.graph.users(anchor):
                 for bound in self._node(index, reader, state):
                     yield from self._rest(bound)
             return
@@ -366,88 +307,6 @@ def _bind(tree: Expression, given: Any, names: dict[str, Any]) -> bool:
             return all(_bind(item, value, names) for item, value in zip(tree.items, given, strict=True))
         case _:
             return True
-
-
-# ------------------------------------------------------------------------------------------------------------ patterns
-
-
-def _flatten(body: Body) -> Iterator[PatternNode]:
-    """The ops of a rule's side, nested calls named after their place."""
-    fresh = iter(range(1_000_000))
-
-    def visit(tree: Expression, results: tuple[str, ...]) -> Iterator[PatternNode | Operand]:
-        if isinstance(tree, Number):
-            yield tree.value
-        elif isinstance(tree, Name):
-            yield tree.path
-        elif isinstance(tree, Call) and tree.name in OPS:
-            yield from call(tree, results or (f" {next(fresh)}",))
-        elif isinstance(tree, Call):
-            raise error("B0103", f"`{tree.name}` is no op", tree.span, did_you_mean(tree.name, OPS))
-        else:
-            raise error("B0301", f"{notation.to_text(tree)} cannot be an operand in a rule", tree.span)
-
-    def call(tree: Call, results: tuple[str, ...]) -> Iterator[PatternNode | Operand]:
-        op = OPS[tree.name]
-        count = len(tree.arguments) if op.variadic else len(op.operands)
-        inputs: list[Operand] = []
-        for argument in tree.arguments[:count]:
-            for part in visit(argument, ()):
-                if isinstance(part, PatternNode):
-                    yield part
-                else:
-                    inputs.append(part)
-        positional = zip(op.attributes, tree.arguments[count:], strict=False)
-        yield PatternNode(tree.name, tuple(inputs), (*positional, *tree.keywords), results, tree.span)
-        yield results[0]
-
-    for assign in body.assigns:
-        yield from (part for part in visit(assign.value, assign.targets) if isinstance(part, PatternNode))
-    for index, item in enumerate(body.returns.items):
-        if not isinstance(item.value, Name):
-            parts = visit(item.value, (f" return {index}",))
-            yield from (part for part in parts if isinstance(part, PatternNode))
-
-
-def _returned(body: Body) -> tuple[str, ...]:
-    items = body.returns.items
-    return tuple(i.value.path if isinstance(i.value, Name) else f" return {n}" for n, i in enumerate(items))
-
-
-def _root(rule: Rule) -> PatternNode:
-    root = next((node for node in rule.pattern if rule.returned[0] in node.results), None)
-    if root is None:
-        raise error("B0301", f"rule `{rule.name}`: the left side computes nothing", rule.span)
-    return root
-
-
-def _names(tree: Any) -> Iterator[Name]:
-    match tree:
-        case Name():
-            yield tree
-        case List():
-            for item in tree.items:
-                yield from _names(item)
-        case Call():
-            for argument in (*tree.arguments, *(value for _, value in tree.keywords)):
-                yield from _names(argument)
-        case _:
-            return
-
-
-def _refuse_unbound(rule: Rule, side: Body, known: set[str]) -> None:
-    known = set(known)
-    for tree, targets in [*((a.value, a.targets) for a in side.assigns), *((i.value, ()) for i in side.returns.items)]:
-        for name in _names(tree):
-            if name.path not in known and name.path not in _ELEMENT_NAMES:
-                help = did_you_mean(name.path, known)
-                raise error(
-                    "B0301", f"rule `{rule.name}`: `{name.path}` is not bound on the left side", name.span, help
-                )
-        known.update(targets)
-
-
-_ELEMENT_NAMES = frozenset(("f64", "f32", "f16", "bf16", "i64", "i32", "bool"))
 
 
 def _shown(value: Any) -> str:

@@ -7,9 +7,10 @@ import pytest
 from bertc.check import check_rule, check_spec
 from bertc.errors import BertcError
 from bertc.graph import Graph
-from bertc.notation import parse
+from bertc.parser import parse
 from bertc.passes import FUSIONS, rules, rules_of
-from bertc.rewrite import Rule, _Matcher
+from bertc.rewrite import _Matcher
+from bertc.rule import Rule
 
 SHIPPED = [(name, rule) for name in FUSIONS for rule in rules(name)]
 
@@ -68,9 +69,19 @@ def test_wrong_rules_fail(check: str, text: str) -> None:
     assert check in found
 
 
-def test_a_name_that_the_left_side_does_not_bind_is_refused() -> None:
-    with pytest.raises(BertcError, match="`biass` is not bound on the left side"):
-        failures("rule r(x: [*, n], bias: weight[n]):\n    gelu(x + bias)\n=>\n    bias_gelu(x, biass)\n")
+UNBOUND = {
+    "`biass` is not bound on the left side": ("gelu(x + bias)", "bias_gelu(x, biass)"),
+    "`biass` is neither a parameter nor computed above": ("gelu(x + biass)", "bias_gelu(x, bias)"),
+    "`n` is neither a parameter nor computed above": ("gelu(x + n)", "bias_gelu(x, bias)"),
+    "`2` is returned, but nothing computes it": ("return gelu(x + bias), 2", "return bias_gelu(x, bias), x"),
+}
+
+
+@pytest.mark.parametrize(("message", "sides"), UNBOUND.items(), ids=UNBOUND)
+def test_a_name_without_a_meaning_is_refused(message: str, sides: tuple[str, str]) -> None:
+    left, right = sides
+    with pytest.raises(BertcError, match=message):
+        failures(f"rule r(x: [*, n], bias: weight[n]):\n    {left}\n=>\n    {right}\n")
 
 
 def test_an_engine_without_the_leak_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_build_then_run(spec: str, tmp_path: Path, padded_batch: Mapping[str, An
 
 def test_inspect_prints_what_reads_back(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     from bertc.elaborate import read_graph
-    from bertc.notation import parse_graph
+    from bertc.parser import parse_graph
 
     assert run(["inspect", spec, "--after", "fuse_skip_norm"]) == 0
     text = capsys.readouterr().out

@@ -9,7 +9,8 @@ import pytest
 
 from bertc.check import answers
 from bertc.elaborate import read_graph
-from bertc.notation import Rewrite, parse, to_text
+from bertc.notation import Rewrite, to_text
+from bertc.parser import parse
 from bertc.passes import FINISH, FUSIONS, Options, run
 
 GOLDEN = Path(__file__).parent / "golden" / "passes"

@@ -11,15 +11,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "bertc"
 
 FLOW = (
-    *("version", "errors", "types", "notation", "ops", "plugins", "graph"),
+    *("version", "errors", "types", "notation", "parser", "ops", "plugins", "graph"),
     *("tree", "json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
-    *("hugging_face", "spec", "elaborate", "reference", "rewrite", "passes", "weights_io", "checkpoints", "kernels", "targets"),
-    *("exports", "bundle", "check", "compiler", "engine", "__init__", "arguments", "cli", "__main__"),
+    *("hugging_face", "spec", "elaborate", "reference", "rule", "rewrite", "passes", "weights_io", "checkpoints"),
+    *("kernels", "targets", "exports", "bundle", "check", "compiler", "engine"),
+    *("__init__", "arguments", "cli", "__main__"),
 )
 
 HOMES = {
-    "lark": {"notation"},
+    "lark": {"parser"},
     "networkx": {"graph"},
+    "h5py": {"weights_io.hdf5"},
     "shtab": {"cli"},
     "yaml": {"yaml_reader"},
     "onnx": {"targets.onnx"},

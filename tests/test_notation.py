@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bertc.errors import BertcError
-from bertc.notation import Call, parse, to_text
+from bertc.notation import Call, to_text
+from bertc.parser import parse
 
 SHIPPED = sorted(Path(str(files("bertc"))).rglob("*.net"))
 

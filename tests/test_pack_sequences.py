@@ -13,7 +13,7 @@ from conftest import packed, small_spec, weights_of
 import bertc
 from bertc.elaborate import elaborate, read_graph
 from bertc.errors import BertcError
-from bertc.notation import parse_graph
+from bertc.parser import parse_graph
 from bertc.reference import evaluate
 
 PASSES = "[default, pack_sequences]"

@@ -13,16 +13,18 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from bertc import notation
 from bertc.errors import did_you_mean, error
 from bertc.graph import Graph
+from bertc.notation import Item, RuleTree
+from bertc.parser import parse, read
 from bertc.passes.canonicalize import canonicalize
 from bertc.passes.drop_unused import drop_unused
 from bertc.passes.expand_unhosted import Hosts, expand_unhosted
 from bertc.passes.fold_constants import fold_constants
 from bertc.passes.pack_sequences import pack_sequences
 from bertc.passes.set_precision import set_precision
-from bertc.rewrite import Rule, apply
+from bertc.rewrite import apply
+from bertc.rule import Rule
 
 FUSIONS = (
     "canonicalize",
@@ -105,7 +107,7 @@ def rules(name: str) -> tuple[Rule, ...]:
     """The rules of a rewriting pass, by its name or by the path of a `.net` file; none for a function pass."""
     if name in FUNCTIONS:
         return ()
-    return rules_of(notation.read(Path(name))) if name.endswith(".net") else _shipped(name)
+    return rules_of(read(Path(name))) if name.endswith(".net") else _shipped(name)
 
 
 def _apply(name: str, graph: Graph, options: Options) -> tuple[Graph, int]:
@@ -123,9 +125,9 @@ def _apply(name: str, graph: Graph, options: Options) -> tuple[Graph, int]:
 @cache
 def _shipped(name: str) -> tuple[Rule, ...]:
     text = files("bertc.passes").joinpath(f"{name}.net").read_text("utf-8")
-    return rules_of(notation.parse(text, f"{name}.net"))
+    return rules_of(parse(text, f"{name}.net"))
 
 
-def rules_of(items: Sequence[notation.Item]) -> tuple[Rule, ...]:
+def rules_of(items: Sequence[Item]) -> tuple[Rule, ...]:
     """The rules among the items of a file, each checked for names that its left side does not bind."""
-    return tuple(Rule.of(item) for item in items if isinstance(item, notation.RuleTree))
+    return tuple(Rule.of(item) for item in items if isinstance(item, RuleTree))

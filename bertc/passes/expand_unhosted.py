@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from bertc.errors import error
 from bertc.graph import Graph
 from bertc.plugins import PACKED, PLUGINS
-from bertc.rewrite import Rule, candidates, find, substitute
+from bertc.rewrite import candidates, find, substitute
+from bertc.rule import Rule
 
 Hosts = Callable[[str, str], str | None]
 """(op, precision) -> why the target does not host it, or None."""

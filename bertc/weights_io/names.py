@@ -75,7 +75,8 @@ def parse_table(content: Mapping[str, Any]) -> NameTable:
     ignored = frozenset(name for pattern in content["ignored"] for name, _ in _written_out(pattern, ""))
     first_names = {right: left for left, right in reversed(pairs)}
     transposed = tuple(content.get("transposed", ()))
-    return NameTable(tuple(content["prefixes"]), ignored, canonical, first_names, transposed)
+    prefixes = tuple(prefix for pattern in content["prefixes"] for prefix, _ in _written_out(pattern, ""))
+    return NameTable(prefixes, ignored, canonical, first_names, transposed)
 
 
 def canonical_names(tensors: Mapping[str, Tensor], family: str = "bert") -> tuple[dict[str, Tensor], list[str]]:

@@ -76,7 +76,7 @@ def _array(
 ) -> Tensor:
     checked = shape_of(shape)
     if checked is None:
-        raise damaged(path, f"gives {quoted(name)} a shape that is not a tuple of sizes")
+        raise damaged(path, f"gives {quoted(name)} a shape that no array has")
     element = _element(path, name, dtype)
     laid_out = checked[::-1] if is_column_major else checked
     found = _values(path, opened, name, values, laid_out, element)
@@ -123,7 +123,10 @@ def _decoded(path: Path, name: str, shape: tuple[int, ...], element: Element, te
         if len(stored) != size:
             raise _without_values(path, name, size)
         values = np.frombuffer(stored, STORAGE[element]).reshape(shape)
-        return values != 0 if element == "bool" else values
+        if element == "bool":
+            values = values != 0
+            values.flags.writeable = False
+        return values
 
     return Tensor(name, shape, element, read)
 

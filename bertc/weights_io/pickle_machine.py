@@ -11,6 +11,7 @@ codes, old-style classes, texts with Python 2's escapes, and buffers outside the
 
 from __future__ import annotations
 
+import codecs
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def _text_of_python_2(size: str) -> Step:
         count = machine.number(size)
         if not 0 <= count <= MAX_TEXT:
             raise machine.refusal(f"has a text of Python 2 with {count} bytes")
-        machine.push(machine.text(machine.take(count), "latin-1"))
+        machine.push(machine.text(machine.take(count), codecs.latin_1_decode))
 
     return push_text
 
@@ -291,7 +292,7 @@ STEPS: dict[bytes, Step] = {
     pickle.LONG4: _integer("<i"),
     pickle.FLOAT: lambda machine: machine.push(_parsed(machine, float, machine.line())),
     pickle.BINFLOAT: _number(">d"),
-    pickle.UNICODE: lambda machine: machine.push(machine.text(machine.line(), "raw-unicode-escape")),
+    pickle.UNICODE: lambda machine: machine.push(machine.text(machine.line(), codecs.raw_unicode_escape_decode)),
     pickle.SHORT_BINUNICODE: _text("<B"),
     pickle.BINUNICODE: _text("<I"),
     pickle.BINUNICODE8: _text("<Q"),

@@ -5,7 +5,9 @@ Each length is held against the bytes that are left before it is used.
 
 from __future__ import annotations
 
+import codecs
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -13,6 +15,8 @@ from typing import Any, BinaryIO, Literal
 from bertc.errors import BertcError
 from bertc.weights_io.files import damaged
 
+Decode = Callable[[bytes, str], tuple[str, int]]
+"""One of the decoders of `codecs`, which, unlike a codec found by its name, import nothing when they are used."""
 MAX_LINE = 1 << 20
 """Bytes of an argument of protocol 0, which ends with its line. An array of this protocol is one such line."""
 
@@ -105,10 +109,10 @@ class Machine:
         del self.stack[start:]
         return taken
 
-    def text(self, encoded: bytes, encoding: str = "utf-8") -> str:
+    def text(self, encoded: bytes, decode: Decode = codecs.utf_8_decode) -> str:
         try:
-            text = encoded.decode(encoding)
+            text, _ = decode(encoded, "strict")
             text.encode()
         except UnicodeError:
-            raise self.refusal(f"has a text that is not in {encoding}, or half a surrogate pair,") from None
+            raise self.refusal("has a text that is not in its encoding, or half a surrogate pair,") from None
         return text

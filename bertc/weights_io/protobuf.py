@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAX_FIELDS = 250_000
-"""In one message; as lists of weights and of nodes go, a hundred times what real files have."""
+MAX_FIELDS = 100_000
+"""In one message; ten times what the graphs of large networks have for nodes."""
 
 VARINT, FIXED64, STRETCH, FIXED32 = 0, 1, 2, 5
 FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
@@ -36,7 +36,7 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
     raise WireError(f"has a number of more than 64 bits before byte {at}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """A field's bytes and where they start in the file."""
 
@@ -44,7 +44,7 @@ class Stretch:
     data: memoryview
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """Fields by number, each with every value it was given: a number, or a stretch of bytes."""
 

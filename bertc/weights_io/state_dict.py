@@ -107,8 +107,8 @@ def _tensor(origin: Origin, name: str, value: Any) -> Tensor | None:
     """The tensor that `value` says how to make, or None when it is something else."""
     path, call = origin.path, _bare(value)
     match call:
-        case Call(Global(function), (storage, *_) as arguments) if function in REBUILD:
-            return strided(path, origin.opened, name, origin.storage(storage), arguments)
+        case Call(Global(function), arguments) if function in REBUILD:
+            return strided(path, origin.opened, name, arguments, origin.storage)
         case Call(Global(function)) if function.startswith("torch._utils._rebuild_"):
             raise not_read(path, name, function.removeprefix("torch._utils._rebuild_"))
         case Call():

@@ -28,13 +28,14 @@ from bertc.types import FLOATS
 from bertc.weights_io import snappy
 from bertc.weights_io.crc32c import masked_crc32c
 from bertc.weights_io.files import STORAGE, Version, damaged, open_file, tensor_at, version
+from bertc.weights_io.object_graph import variable_names
 from bertc.weights_io.protobuf import Message, Stretch, WireError, parse_message, varint
 from bertc.weights_io.sstable import read_table
 from bertc.weights_io.tensor import Element, Tensor, quoted
 
 MAX_INDEX = 16 << 20
 """Bytes; BERT large with its optimizer's slots has an index of 70 KB."""
-MAX_GRAPH = 16 << 20
+MAX_GRAPH = 4 << 20
 """Bytes of the graph of objects."""
 MAX_STATE = 1 << 20
 """Bytes of the text that names the newest checkpoint."""
@@ -58,9 +59,8 @@ ELEMENTS: dict[int, Element] = {
 STRING = 7
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
-TRAINING = re.compile(r"(.*/)?(adam_[mv]|[Aa]dam(_1)?|lamb_[mv]|Momentum)|optimizer/.*|.*/\.OPTIMIZER_SLOT/.*")
-"""Names of what an optimizer keeps for each parameter."""
+SLOT = re.compile(r"/(adam_[mv]|Adam(_1)?|lamb_[mv]|Momentum)$|/\.OPTIMIZER_SLOT/")
+"""In the names of what an optimizer keeps for each parameter."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def find_index(path: Path) -> Path | None:
     """
     if not path.is_dir():
         index = path.parent / f"{path.name}.index"
-        return index if path.name and index.is_file() else None
+        return index if path.name and index.is_file() and not path.exists() else None
     if (newest := _newest(path / "checkpoint")) is not None:
         return newest
     indices = sorted(path.glob("*.index"))
@@ -108,16 +108,10 @@ def read_tensorflow(index: Path) -> dict[str, Tensor]:
     shards = {shard: _shard(index, shard, shard_count) for shard in sorted({entry.shard for entry in entries})}
     versions = {shard: _version(path) for shard, path in shards.items()}
     _check_layout(index, entries, versions)
-    full_names = _full_names(index, entries, shards, versions)
-    parameters = {
-        full_names.get(entry.name, entry.name.removesuffix(ATTRIBUTE)): entry
-        for entry in entries
-        if _is_parameter(entry)
-    }
-    return {
-        name: _tensor(index, replace(entry, name=name), shards[entry.shard], versions[entry.shard])
-        for name, entry in parameters.items()
-    }
+    parameters = _parameters(entries, _variable_names(index, entries, shards, versions))
+    if len({entry.name for entry in parameters}) < len(parameters):
+        raise damaged(index, "has two variables of the same name")
+    return {entry.name: _tensor(index, entry, shards[entry.shard], versions[entry.shard]) for entry in parameters}
 
 
 def _newest(state: Path) -> Path | None:
@@ -193,9 +187,17 @@ def _check_layout(index: Path, entries: Iterable[Entry], versions: Mapping[int, 
         ends[entry.shard] = entry.last
 
 
-def _is_parameter(entry: Entry) -> bool:
-    is_whole_number = entry.kind in ELEMENTS and ELEMENTS[entry.kind] not in FLOATS
-    return bool(entry.shape) and not is_whole_number and entry.kind != STRING and not TRAINING.fullmatch(entry.name)
+def _parameters(entries: Iterable[Entry], names: Mapping[str, str] | None) -> list[Entry]:
+    """The entries without what belongs to training, by the names that variables had."""
+    return [
+        replace(entry, name=entry.name if names is None else names[entry.name])
+        for entry in entries
+        if entry.shape
+        and entry.kind != STRING
+        and (entry.kind not in ELEMENTS or ELEMENTS[entry.kind] in FLOATS)
+        and not SLOT.search(entry.name)
+        and (names is None or entry.name in names)
+    ]
 
 
 def _tensor(index: Path, entry: Entry, shard: Path, opened: Version) -> Tensor:
@@ -213,34 +215,30 @@ def _tensor(index: Path, entry: Entry, shard: Path, opened: Version) -> Tensor:
     return replace(values, read=read)
 
 
-def _full_names(
+def _variable_names(
     index: Path, entries: Iterable[Entry], shards: Mapping[int, Path], versions: Mapping[int, Version]
-) -> dict[str, str]:
-    """What variables were called, by the paths that lead to them; none when two were called the same."""
+) -> dict[str, str] | None:
+    """What variables were called, by key, as the graph of objects has it; None without one."""
     entry = next((entry for entry in entries if entry.name == OBJECT_GRAPH), None)
     if entry is None:
-        return {}
-    parameters = {entry.name for entry in entries if _is_parameter(entry)}
+        return None
     try:
-        graph = parse_message(Stretch(0, _string(_octets(entry, shards[entry.shard], versions[entry.shard]))))
-        attributes = [attribute for node in graph.messages(1) for attribute in node.messages(2)]
-        names = {attribute.text(3): attribute.text(2) for attribute in attributes}
+        stored = _string(entry, shards[entry.shard], versions[entry.shard])
+        return variable_names(parse_message(Stretch(0, stored)))
     except WireError as problem:
         raise damaged(index, f"has a graph of objects that {problem}") from None
-    names = {path: name for path, name in names.items() if path in parameters}
-    return names if "" not in names.values() and len(set(names.values())) == len(parameters) else {}
 
 
-def _octets(entry: Entry, shard: Path, opened: Version) -> memoryview:
+def _string(entry: Entry, shard: Path, opened: Version) -> memoryview:
+    """A single string, which lies as its length, the checksum of that in 4 bytes, the string."""
     size = entry.last - entry.first
     if entry.kind != STRING or entry.shape or size > MAX_GRAPH:
         raise WireError(f"is not one string of at most {MAX_GRAPH} bytes")
-    return tensor_at(shard, opened, entry.first, name=entry.name, shape=(size,), element="u8").read().data
-
-
-def _string(stored: memoryview) -> memoryview:
-    """The one string of a value: its length, a checksum of that, the string. The entry's own checksum is not needed."""
+    stored = tensor_at(shard, opened, entry.first, name=entry.name, shape=(size,), element="u8").read().data
     length, start = varint(stored, 0)
     if length != len(stored) - start - 4:
         raise WireError(f"claims {length} bytes and has {len(stored) - start - 4}")
+    # The checksum of a string covers its length as a number of 4 bytes, not as it lies.
+    if masked_crc32c(length.to_bytes(4, "little") + bytes(stored[start:])) != entry.checksum:
+        raise WireError("has a wrong checksum")
     return stored[start + 4 :]

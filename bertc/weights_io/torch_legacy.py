@@ -104,8 +104,9 @@ def _storages(path: Path, file: BinaryIO, end: int, identities: list[StorageIden
         file.seek(position)
         count = int.from_bytes(file.read(8), "little")
         first, position = position + 8, position + 8 + identity.size
-        if position > end or count != identity.count:
-            found = f"{count} values before byte {end}; its tensors need {identity.count}"
-            raise damaged(path, f"gives the storage {quoted(identity.key)} {found}")
+        if count != identity.count:
+            raise damaged(path, f"gives the storage {quoted(identity.key)} {count} values, not {identity.count}")
+        if position > end:
+            raise damaged(path, f"ends inside the storage {quoted(identity.key)}, which takes {identity.size} bytes")
         storages[identity.key] = Storage(identity.kind, first, count)
     return storages

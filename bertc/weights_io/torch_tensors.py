@@ -9,7 +9,7 @@ First and strides count values. Source: torch/_utils.py, and torch/serialization
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -89,12 +89,13 @@ def storage_identity(path: Path, record: Persistent) -> StorageIdentity:
             raise damaged(path, "refers to something else than a storage")
 
 
-def strided(path: Path, opened: Version, name: str, storage: Storage, arguments: Sequence[Any]) -> Tensor:
-    """The tensor that REBUILD makes of `storage` and the other `arguments` of the call.
+def strided(path: Path, opened: Version, name: str, arguments: Any, storage_of: Callable[[Any], Storage]) -> Tensor:
+    """The tensor that REBUILD makes of its `arguments`, the first of which `storage_of` takes for a storage.
 
     Raises B0401 when it reaches beyond its storage, B0403 when its type of element is not read.
     """
-    first, shape, strides = _layout(path, name, arguments)
+    record, first, shape, strides = _layout(path, name, arguments)
+    storage = storage_of(record)
     element = ELEMENTS.get(storage.kind)
     if element is None:
         raise not_read(path, name, storage.kind)
@@ -136,18 +137,20 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
     return shape if shape is not None and math.prod(max(size, 1) for size in shape) <= MAX_VALUES else None
 
 
-def _layout(path: Path, name: str, arguments: Sequence[Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def _layout(path: Path, name: str, arguments: Any) -> tuple[Any, int, tuple[int, ...], tuple[int, ...]]:
     match arguments:
-        case (_, int(first), shape, strides, *rest) if 0 <= first <= MAX_VALUES:
+        case (storage, int(first), shape, strides, *rest) if 0 <= first <= MAX_VALUES:
             pass
         case _:
             raise damaged(path, f"describes {quoted(name)} by something else than a storage, an offset and a shape")
     checked_shape, checked_strides = shape_of(shape), sizes(strides)
     if checked_shape is None or checked_strides is None or len(checked_shape) != len(checked_strides):
-        raise damaged(path, f"gives {quoted(name)} a shape and strides that are not at most {MAX_RANK} sizes each")
+        raise damaged(
+            path, f"gives {quoted(name)} a shape or strides that no tensor of at most {MAX_RANK} dimensions has"
+        )
     if len(rest) > 2 and rest[2]:
         raise not_read(path, name, "a negated or conjugated view")
-    return first, checked_shape, checked_strides
+    return storage, first, checked_shape, checked_strides
 
 
 def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

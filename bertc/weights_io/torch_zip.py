@@ -53,7 +53,7 @@ def read_torch_zip(path: Path) -> dict[str, Tensor]:
         member = members.get(f"data/{identity.key}")
         if member is None or member.size != identity.size:
             found = "has none" if member is None else f"holds {member.size}"
-            raise damaged(path, f"wants {identity.size} bytes in data/{quoted(identity.key)} and {found}")
+            raise damaged(path, f"needs {identity.size} bytes in {quoted(f'data/{identity.key}')} and {found}")
         return Storage(identity.kind, member.offset, identity.count)
 
     return tensors_of(Origin(path, opened, storage), content.value)

@@ -82,10 +82,12 @@ def _directory(path: Path, file: BinaryIO, size: int) -> Directory:
     if signature != b"PK\5\6" or comment:
         raise damaged(path, "is an archive without its last record: it was cut short, or has a comment")
     if end >= WIDE_PLACE.size and (place := _read(path, file, end - WIDE_PLACE.size, WIDE_PLACE))[0] == b"PK\6\7":
+        if place[2] + WIDE_END.size > end:
+            raise damaged(path, f"is an archive without room for its 64-bit end record at byte {place[2]}")
         end = place[2]
         signature, _, _, _, _, _, _, count, length, offset = _read(path, file, end, WIDE_END)
         if signature != b"PK\6\6":
-            raise damaged(path, f"is an archive without the 64-bit end record that it announces at byte {end}")
+            raise damaged(path, f"is an archive without the 64-bit end record at byte {end}")
     if count > MAX_MEMBERS:
         raise damaged(path, f"is an archive that announces {count} members; at most {MAX_MEMBERS} are read")
     if offset + length > end:
@@ -157,5 +159,5 @@ def _read(path: Path, file: BinaryIO, offset: int, layout: struct.Struct) -> tup
     file.seek(offset)
     record = file.read(layout.size)
     if len(record) < layout.size:
-        raise damaged(path, f"is an archive that ends inside its record at byte {offset}")
+        raise damaged(path, f"is an archive that ends before its record at byte {offset}")
     return layout.unpack(record)

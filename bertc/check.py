@@ -6,19 +6,17 @@ Both sides of a rule can be executed, so that the rule is its own test. `check_r
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bertc import notation
-from bertc.elaborate import Elaborator, Frame, Value, elaborate
+from bertc.elaborate import elaborate
 from bertc.errors import BertcError, error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node
-from bertc.notation import Body, Name, Number, RuleTree, Star
+from bertc.notation import RuleTree
 from bertc.parser import parse, read
 from bertc.passes import Options, pipeline, rules_of, run
 from bertc.passes.canonicalize import canonicalize
@@ -26,8 +24,8 @@ from bertc.plugins import OPS
 from bertc.reference import evaluate
 from bertc.rewrite import apply
 from bertc.rule import Rule
+from bertc.rule_instances import answers, instance
 from bertc.spec import Spec, load_spec
-from bertc.types import Shape, Type
 from bertc.weights_io import random_weights
 
 ALGEBRA = 1e-12
@@ -113,124 +111,6 @@ def _cut(spec: Spec) -> Spec:
     }
     profile = replace(spec.shapes[0], seq=replace(spec.shapes[0].seq, smallest=1, usual=8, largest=16))
     return replace(spec, sizes={**spec.sizes, **small}, network=network, shapes=(profile,))
-
-
-# ------------------------------------------------------------------------------------------------------------ instances
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One side of a rule as a graph: random sizes, its parameters as inputs, weights and numbers."""
-
-    graph: Graph
-    results: tuple[str, ...]
-
-
-def instance(rule: Rule, side: Body, trial: int) -> Instance:
-    """A side as a graph, the same parameters for both sides of a rule and the same trial."""
-    sizes = _sizes(rule, trial)
-    graph = Graph()
-    environment: dict[str, Any] = {name: size for name, size in sizes.items() if name != "*"}
-    for parameter in rule.parameters:
-        kind = parameter.type.kind if parameter.type else "value"
-        if kind == "number":
-            environment[parameter.name] = _number(rule, parameter.name, trial)
-            continue
-        shape = _shape(parameter.type.dims if parameter.type else None, sizes)
-        if kind == "broadcast":
-            shape = tuple(1 if (index + trial) % 2 else size for index, size in enumerate(shape))
-        element = (parameter.type.element if parameter.type else None) or "f32"
-        graph.leaf(WEIGHT if kind == "weight" else INPUT, parameter.name, Type(element, shape))
-        environment[parameter.name] = Value(parameter.name)
-    for name in sorted(rule.bound_names() - environment.keys()):
-        environment[name] = sizes.setdefault(name, _draw(rule, name, trial, 2, 5))
-    results = Elaborator(graph).body(side, Frame(environment))
-    names = tuple(value.name for value in results.values)
-    graph.outputs = {f"result.{index}": name for index, name in enumerate(names)}
-    return Instance(graph, names)
-
-
-def _sizes(rule: Rule, trial: int) -> dict[str, Any]:
-    """A number for every size of the signature; sizes that products of others must equal are found by trying."""
-    names = {dim.path for p in rule.parameters if p.type for dim in p.type.dims or () if isinstance(dim, Name)}
-    numbers = {p.name for p in rule.parameters if p.type is not None and p.type.kind == "number"}
-    sizes: dict[str, Any] = {
-        name: _draw(rule, name, trial, 2, 6) for name in sorted(names | rule.bound_names()) if name not in rule.types
-    }
-    sizes |= {name: _draw(rule, name, trial, 0, 2) for name in numbers & names}
-    sizes["*"] = (2, 3)[: trial % 3]
-    return _solved(rule, sizes)
-
-
-def _solved(rule: Rule, sizes: dict[str, Any]) -> dict[str, Any]:
-    """`weight[m, n]` with `split(sizes=[heads * size, ...])` fixes m: a split of a weight's rows names their sum."""
-    for node in rule.pattern:
-        for name, tree in node.attributes:
-            if node.op == "split" and name == "sizes":
-                parts = Elaborator(Graph()).expression(tree, Frame(dict(sizes)))
-                free = [dim.path for p in rule.parameters if (dim := _rows(p)) is not None]
-                sizes |= {size: sum(parts) for size in free}
-            if node.op == "slice" and name == "size" and isinstance(tree, Name):
-                sizes |= {size: sizes[tree.path] + 3 for size in sizes if size == "positions"}
-    return sizes
-
-
-def _rows(parameter: notation.Parameter) -> Name | None:
-    """The size that a weight's rows are named by."""
-    type = parameter.type
-    if type is None or type.kind != "weight" or not type.dims:
-        return None
-    return type.dims[0] if isinstance(type.dims[0], Name) else None
-
-
-def _shape(dims: Sequence[notation.TypeDim] | None, sizes: Mapping[str, Any]) -> Shape:
-    shape: list[int] = []
-    for dim in dims or ():
-        match dim:
-            case Star():
-                shape += sizes["*"]
-            case Number():
-                shape.append(int(dim.value))
-            case Name():
-                shape.append(sizes[dim.path])
-            case _:
-                raise AssertionError(dim)
-    return tuple(shape)
-
-
-def _draw(rule: Rule, name: str, trial: int, low: int, high: int) -> int:
-    digest = hashlib.sha256(f"{rule.name} {name} {trial}".encode()).digest()
-    return low + int.from_bytes(digest[:4], "big") % (high - low + 1)
-
-
-def _number(rule: Rule, name: str, trial: int) -> float | int:
-    """A number that fits where the rule uses it: whole where an attribute is whole."""
-    whole = any(
-        isinstance(tree, Name) and tree.path == name and OPS[node.op].attributes[key].annotation == "int"
-        for node in rule.pattern
-        for key, tree in node.attributes
-    )
-    return _draw(rule, name, trial, 0, 2) if whole else 0.25 + _draw(rule, name, trial, 0, 1000) / 512
-
-
-def answers(graph: Graph, seed: int) -> list[Any]:
-    """The outputs of a graph on random values for its inputs and weights; sizes known only later are 3."""
-    generator = np.random.default_rng(seed)
-    values: dict[str, Any] = {}
-    for node in sorted((*graph.inputs, *graph.weights), key=lambda node: node.key):
-        shape = tuple(size if isinstance(size, int) else 3 for size in node.types[0].shape)
-        ids = not node.types[0].is_float
-        values[node.key] = generator.integers(0, 2, shape) if ids else generator.standard_normal(shape)
-    weights = {node.key: _Given(values[node.key]) for node in graph.weights}
-    return list(evaluate(graph, values, weights).values())
-
-
-@dataclass(frozen=True)
-class _Given:
-    array: Any
-
-    def read(self) -> Any:
-        return self.array
 
 
 # ------------------------------------------------------------------------------------------------------------ the nine

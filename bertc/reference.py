@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from bertc.errors import error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node
@@ -26,7 +27,9 @@ class Readable(Protocol):
 Weights = Mapping[str, Readable]
 
 
-def evaluate(graph: Graph, inputs: Mapping[str, Array], weights: Weights, dtype: Any = np.float64) -> dict[str, Array]:
+def evaluate(
+    graph: Graph, inputs: Mapping[str, Array], weights: Weights, dtype: DTypeLike = np.float64
+) -> dict[str, Array]:
     """The outputs of a graph, by name, every float computed in `dtype`.
 
     Raises BertcError B0701 when an input is missing or its shape does not fit the graph's.
@@ -49,14 +52,14 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array], weights: Weights, dtype:
     return {name: known[value] for name, value in graph.outputs.items()}
 
 
-def constant(graph: Graph, value: str, weights: Weights, dtype: Any = np.float32) -> Array:
+def constant(graph: Graph, value: str, weights: Weights, dtype: DTypeLike = np.float32) -> Array:
     """A value that depends on weights alone, in `dtype`."""
     node = graph.producer(value)
     known = {operand: constant(graph, operand, weights, dtype) for operand in node.values}
     return _results(node, known, weights, {}, dtype)[value]
 
 
-def _input(node: Node, inputs: Mapping[str, Array], sizes: dict[str, int], dtype: Any) -> Array:
+def _input(node: Node, inputs: Mapping[str, Array], sizes: dict[str, int], dtype: DTypeLike) -> Array:
     type = node.types[0]
     if node.key not in inputs:
         raise error("B0701", f"input `{node.key}` of type {type} is missing", None, "give an array for every input")
@@ -71,7 +74,7 @@ def _input(node: Node, inputs: Mapping[str, Array], sizes: dict[str, int], dtype
 
 
 def _results(
-    node: Node, known: Mapping[str, Array], weights: Weights, sizes: Mapping[str, int], dtype: Any
+    node: Node, known: Mapping[str, Array], weights: Weights, sizes: Mapping[str, int], dtype: DTypeLike
 ) -> dict[str, Array]:
     if node.op == WEIGHT:
         return {node.key: np.asarray(weights[node.key].read(), dtype)}

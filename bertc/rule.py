@@ -16,7 +16,7 @@ from functools import cached_property
 from bertc import notation
 from bertc.errors import BertcError, Span, did_you_mean, error
 from bertc.graph import Operand
-from bertc.notation import Body, Call, Expression, Name, Number, Parameter, RuleTree, names_in
+from bertc.notation import Body, Call, Expression, Name, Number, Parameter, RuleTree, TypeDim, names_in
 from bertc.plugins import OPS
 from bertc.types import ELEMENTS
 
@@ -90,11 +90,15 @@ class Rule:
     def types(self) -> dict[str, Parameter]:
         return {parameter.name: parameter for parameter in self.parameters}
 
+    @property
+    def dims(self) -> tuple[TypeDim, ...]:
+        """The sizes of the signature, as they stand there."""
+        return tuple(dim for p in self.parameters if p.type is not None for dim in p.type.dims or ())
+
     def bound_names(self) -> set[str]:
         """What a match of the left side gives a meaning: parameters, and sizes in types and attributes."""
-        dims = [dim for p in self.parameters if p.type is not None for dim in p.type.dims or ()]
-        attributes = [value for node in self.pattern for _, value in node.attributes]
-        return {p.name for p in self.parameters} | {n.path for tree in (*dims, *attributes) for n in names_in(tree)}
+        attributes = (value for node in self.pattern for _, value in node.attributes)
+        return {*self.types, *(name.path for tree in (*self.dims, *attributes) for name in names_in(tree))}
 
 
 def _flatten(tree: Call, results: tuple[str, ...], nodes: list[PatternNode]) -> str:
@@ -104,6 +108,9 @@ def _flatten(tree: Call, results: tuple[str, ...], nodes: list[PatternNode]) -> 
     op = OPS[tree.name]
     count = len(tree.arguments) if op.variadic else len(op.operands)
     inputs = tuple(_operand(argument, nodes) for argument in tree.arguments[:count])
+    for name, _ in tree.keywords:
+        if name not in op.attributes:
+            raise error("B0105", f"{op.name} has no attribute `{name}`", tree.span, did_you_mean(name, op.attributes))
     attributes = (*zip(op.attributes, tree.arguments[count:], strict=False), *tree.keywords)
     named = results or (f" {len(nodes)}",)
     nodes.append(PatternNode(tree.name, inputs, attributes, named, tree.span))

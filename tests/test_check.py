@@ -91,6 +91,43 @@ def test_an_engine_without_the_leak_check_fails(monkeypatch: pytest.MonkeyPatch)
     assert "refuses a value that leaks" in found
 
 
+DEPENDENT_SIZES = """
+rule halves_and_rows(x: [*, a], y: [b, n]):
+    left, right = split(x, sizes=[n, n], axis=-1)
+    return tanh(left + right), tanh(left * slice(y, start=3, size=1, axis=-2))
+=>
+    left, right = split(x, sizes=[n, n], axis=-1)
+    return tanh(right + left), tanh(left * slice(y, start=3, size=1, axis=-2))
+
+rule through_heads(x: [batch, seq, n]):
+    tanh(reshape(reshape(x, [batch, seq, heads, size]), [batch, seq, n]))
+=>
+    tanh(x)
+"""
+
+
+def test_sizes_that_depend_on_each_other_are_found() -> None:
+    for rule in rules_of(parse(DEPENDENT_SIZES)):
+        problems = {verdict.check: verdict.problem for verdict in check_rule(rule)}
+        assert problems["both sides have the same types"] is None
+        assert problems["both sides agree in float64"] is None
+
+
+def test_a_left_side_that_no_sizes_fit_is_named() -> None:
+    found = failures("rule r(x: [a, b, c]):\n    tanh(transpose(x, [0, 1]))\n=>\n    relu(x)\n")
+    assert "are a permutation of 0 to 2, but [0, 1] was given" in found["both sides agree in float64"]
+
+
+def test_sizes_that_memory_could_not_hold_are_refused() -> None:
+    found = failures("rule r(x: [9999999, 9999999]):\n    tanh(x)\n=>\n    relu(x)\n")
+    assert found["both sides agree in float64"] == "`x` has too many elements to be checked"
+
+
+def test_an_attribute_that_the_op_does_not_have_is_refused() -> None:
+    with pytest.raises(BertcError, match="layer_norm has no attribute `epsilon`"):
+        failures("rule r(x: [*, n], s: weight[n], b: weight[n]):\n    layer_norm(x, s, b, epsilon=e)\n=>\n    x\n")
+
+
 LOOP = """
 rule two_results(x: [*, n], y: [*, n]):
     a = relu(x)

@@ -14,7 +14,7 @@ FLOW = (
     *("version", "errors", "types", "notation", "parser", "ops", "plugins", "graph"),
     *("tree", "json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
     *("hugging_face", "spec", "elaborate", "reference", "rule", "rewrite", "passes", "weights_io", "checkpoints"),
-    *("kernels", "targets", "exports", "bundle", "check", "compiler", "engine"),
+    *("kernels", "targets", "exports", "bundle", "rule_instances", "check", "compiler", "engine"),
     *("__init__", "arguments", "cli", "__main__"),
 )
 

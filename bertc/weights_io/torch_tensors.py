@@ -145,9 +145,7 @@ def _layout(path: Path, name: str, arguments: Any) -> tuple[Any, int, tuple[int,
             raise damaged(path, f"describes {quoted(name)} by something else than a storage, an offset and a shape")
     checked_shape, checked_strides = shape_of(shape), sizes(strides)
     if checked_shape is None or checked_strides is None or len(checked_shape) != len(checked_strides):
-        raise damaged(
-            path, f"gives {quoted(name)} a shape or strides that no tensor of at most {MAX_RANK} dimensions has"
-        )
+        raise damaged(path, f"gives {quoted(name)} a shape or strides that no tensor has")
     if len(rest) > 2 and rest[2]:
         raise not_read(path, name, "a negated or conjugated view")
     return storage, first, checked_shape, checked_strides

@@ -7,6 +7,7 @@ maximum grows (Milakov and Gimelshein 2018).
 import triton
 import triton.language as tl
 
+from bertc.kernels.activations import power_of_two
 from bertc.kernels.launch import release, wait
 
 
@@ -14,8 +15,8 @@ from bertc.kernels.launch import release, wait
 def mix(best, sums, mixed, scores, v, PRECISION: tl.constexpr):
     """Take one more block of keys along: the running maximum, sum and context, all to the new maximum's scale."""
     higher = tl.maximum(best, tl.max(scores, 1))
-    weights = tl.exp2(scores - higher[:, None])
-    shrink = tl.exp2(best - higher)
+    weights = power_of_two(scores - higher[:, None])
+    shrink = power_of_two(best - higher)
     sums = sums * shrink + tl.sum(weights, 1)
     mixed = tl.dot(weights.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
     return higher, sums, mixed

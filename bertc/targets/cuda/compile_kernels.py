@@ -12,6 +12,9 @@ from typing import Any
 from bertc.targets.cuda.plan import Kernel
 from bertc.version import VERSION
 
+SPECIALISED = 168
+"""Registers a thread of kernels whose warps have roles: eight warps and four share the 65536 of a multiprocessor."""
+
 TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i32": "i32"}
 """Triton's names of element types."""
 
@@ -66,23 +69,34 @@ def _compiled(source: Source, capability: int) -> Any:
     function = _function(source.file, source.function)
     types, constants = dict(source.types), dict(source.constants)
     names: list[str] = function.arg_names
-    signature = {name: _signature(types[name]) if name in types else "constexpr" for name in names}
+    gluon: bool = function.is_gluon()
+    signature = {name: _signature(types[name], gluon) if name in types else "constexpr" for name in names}
     fixed = {(index,): constants[name] for index, name in enumerate(names) if name in constants}
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
         if types.get(name, "").startswith("*") or types.get(name) == "i32*16"
     }
-    ast = compiler.ASTSource(function, signature, fixed, aligned)
-    options = {"num_warps": source.warps, "launch_pdl": capability >= 90}
+    options: dict[str, Any] = {"num_warps": source.warps, "launch_pdl": capability >= 90}
+    if gluon:
+        ast = import_module("triton.experimental.gluon._runtime").GluonASTSource(function, signature, fixed, aligned)
+        options["maxnreg"] = SPECIALISED
+    else:
+        ast = compiler.ASTSource(function, signature, fixed, aligned)
     return triton.compile(ast, target=backends.GPUTarget("cuda", capability, 32), options=options)
 
 
-def _signature(type: str) -> str:
+def _signature(type: str, gluon: bool) -> str:
     """`*f16` -> `*fp16`; `i32*16` is a number that 16 divides; `f16[128, 64]` a matrix in boxes of that shape."""
     if "[" in type:
-        element, box = type.split("[")
-        return f"tensordesc<{TYPES[element]}[{box}>"
+        element, box = type.removesuffix("]").split("[")
+        return f"tensordesc<{TYPES[element]}[{box}]{_layout(box) if gluon else ''}>"
     if type.startswith("*"):
         return f"*{TYPES[type[1:]]}"
     return type.partition("*")[0]
+
+
+def _layout(box: str) -> str:
+    """How boxes of 16-bit elements lie in shared memory, which Triton chooses by itself, and Gluon wants to be told."""
+    gluon: Any = import_module("triton.experimental.gluon.language")
+    return f",{gluon.NVMMASharedLayout.get_default_for([int(size) for size in box.split(',')], gluon.float16)!r}"

@@ -30,8 +30,8 @@ TILES = {
 }
 """ROWS, COLUMNS, DEPTH, STAGES and warps that our own product is offered in; bf16 as f16."""
 
-LARGE = ((128, 256, 64, 8), (128, 128, 64, 8))
-"""ROWS, COLUMNS, DEPTH and warps of our product for many rows."""
+LARGE = ((128, 256, 64, 3), (128, 128, 64, 4))
+"""ROWS, COLUMNS, DEPTH and STAGES of our products for many rows."""
 
 MULTIPROCESSORS = 132
 """Of an H100 or H200 (SXM): how many programs share the tiles."""
@@ -339,18 +339,45 @@ class Lowering:
     def _large(self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> list[list[Operation]]:
         """The product in large tiles, where the GPU has the copy engine that brings them."""
         ways: list[list[Operation]] = []
-        for rows, columns, depth, warps in LARGE if self.programmatic and self.element != "f32" else ():
-            if n % columns or x.width % depth:
-                continue
-            high, group = Size(1, x.names), 8
-            given: dict[str, Any] = {"bias": bias, "rows": high, "n": n, "k": x.width, "ACTIVATION": activation}
-            given["x"] = Tiles(Place(x.buffer, x.offset), high, x.width, x.row, (rows, depth))
-            given["w"] = Tiles(w, Size(n), x.width, Size(x.width), (columns, depth))
-            given["y"] = Tiles(y, high, n, Size(n), (rows, columns // 2))
-            given |= {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "GROUP": group, "PROGRAMS": MULTIPROCESSORS}
+        for tile in self._large_tiles(n, x.width):
+            given = self._boxes(x, w, n, y, tile, tile[1] // 2)
+            given |= {"bias": bias, "ACTIVATION": activation}
             grid = [Size(MULTIPROCESSORS)]
-            ways.append([self.launch("linear_tiles", "linear_tiles", grid, warps, [y.name], **given)])
+            ways.append([self.launch("linear_tiles", "linear_tiles", grid, 8, [y.name], **given)])
+            ways.append([self._specialised(x, w, n, y, bias, activation, None, tile)])
         return ways
+
+    def _large_tiles(self, n: int, k: int) -> list[tuple[int, int, int, int]]:
+        if not self.programmatic or self.element == "f32":
+            return []
+        return [tile for tile in LARGE if n % tile[1] == 0 and k % tile[2] == 0]
+
+    def _specialised(
+        self,
+        x: View,
+        w: Place,
+        n: int,
+        y: Place,
+        bias: Place,
+        activation: str,
+        residual: Place | None,
+        tile: tuple[int, int, int, int],
+    ) -> Launch:
+        given = self._boxes(x, w, n, y, tile, 64)
+        given |= {"bias": bias, "residual": residual or bias, "ACTIVATION": activation, "STAGES": tile[3]}
+        given |= {"HAS_RESIDUAL": residual is not None}
+        grid = [Size(MULTIPROCESSORS)]
+        return self.launch("linear_specialised", "linear_specialised", grid, 8, [y.name], **given)
+
+    def _boxes(self, x: View, w: Place, n: int, y: Place, tile: tuple[int, ...], stored: int) -> dict[str, Any]:
+        """What products in large tiles take; `stored` columns are stored at once."""
+        rows, columns, depth, _ = tile
+        high = Size(1, x.names)
+        given: dict[str, Any] = {"rows": high, "n": n, "k": x.width, "ROWS": rows, "COLUMNS": columns, "DEPTH": depth}
+        given["x"] = Tiles(Place(x.buffer, x.offset), high, x.width, x.row, (rows, depth))
+        given["w"] = Tiles(w, Size(n), x.width, Size(x.width), (columns, depth))
+        given["y"] = Tiles(y, high, n, Size(n), (rows, stored))
+        return given | {"GROUP": 8, "PROGRAMS": MULTIPROCESSORS}
 
     def _library(self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> list[Operation]:
         product = self._product(x, w, n, y, bias=bias)
@@ -375,6 +402,13 @@ class Lowering:
                 for tile in self._tiles():
                     ways.append([self._linear(x, w, n, Place(buffer), bias, "", parts, tile), end])
         summed = total or self.buffer(node.key)
+        ways += [
+            [
+                self._specialised(x, w, n, summed, bias, "", residual, tile),
+                self._norm(norm, summed, 1, None, None, scale, shift, normal, None),
+            ]
+            for tile in self._large_tiles(n, x.width)
+        ]
         ways += [
             [
                 self._product(x, w, n, summed, bias=bias),

@@ -1,0 +1,203 @@
+"""Products with a weight for many rows: warps that multiply, and warps of their own for what follows a product.
+
+Eight warps take tiles one after another and hand each sum over in shared memory; while they multiply the next tile,
+four warps add the bias and the residual, take the activation and store. So the tensor cores never wait for an end.
+Written in Gluon, Triton's language for what its compiler otherwise decides; needs compute capability 9.0.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from bertc.kernels.activations import activate
+from bertc.kernels.launch import release, wait
+
+STRIPE: gl.constexpr = gl.constexpr(64)
+"""Columns that are stored at once: 128 bytes, as far as shared memory is swizzled."""
+SLAB: gl.constexpr = gl.constexpr(64)
+"""Rows of a stripe that are in registers at once."""
+
+
+@gluon.jit
+def tile_at(tile, rows, n: gl.constexpr, ROWS: gl.constexpr, COLUMNS: gl.constexpr, GROUP: gl.constexpr):
+    """First row and column of a tile. Tiles go in groups of GROUP rows of tiles, so that those at work together share
+    operands in the L2 cache."""
+    wide: gl.constexpr = n // COLUMNS
+    first = tile // (GROUP * wide) * GROUP
+    size = gl.minimum(gl.cdiv(rows, ROWS) - first, GROUP)
+    return (first + tile % size) * ROWS, tile % (GROUP * wide) // size * COLUMNS
+
+
+@gluon.jit
+def load(
+    step,
+    steps,
+    x,
+    w,
+    x_stages,
+    w_stages,
+    loaded,
+    rows,
+    n: gl.constexpr,
+    k: gl.constexpr,
+    GROUP: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+):
+    """Ask for the operands of a step, counted over all of this program's tiles."""
+    STAGES: gl.constexpr = x_stages.shape[0]
+    ROWS: gl.constexpr = x_stages.shape[1]
+    COLUMNS: gl.constexpr = w_stages.shape[1]
+    DEPTH: gl.constexpr = x_stages.shape[2]
+    inner: gl.constexpr = k // DEPTH
+    row, column = tile_at(gl.program_id(0) + step // inner * PROGRAMS, rows, n, ROWS, COLUMNS, GROUP)
+    depth = step % inner * DEPTH
+    stage = step % STAGES
+    arrival = loaded.index(stage)
+    more = step < steps
+    mbarrier.expect(arrival, x.block_type.nbytes + w.block_type.nbytes, pred=more)
+    tma.async_copy_global_to_shared(x, [row, depth], arrival, x_stages.index(stage), pred=more)
+    tma.async_copy_global_to_shared(w, [column, depth], arrival, w_stages.index(stage), pred=more)
+
+
+@gluon.jit
+def multiply(
+    x,
+    w,
+    x_stages,
+    w_stages,
+    sums,
+    loaded,
+    summed,
+    stored,
+    rows,
+    n: gl.constexpr,
+    k: gl.constexpr,
+    GROUP: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+):
+    """The warps that load and multiply: `summed` says that a tile's sums are there, `stored` that they are used."""
+    STAGES: gl.constexpr = x_stages.shape[0]
+    ROWS: gl.constexpr = x_stages.shape[1]
+    COLUMNS: gl.constexpr = w_stages.shape[1]
+    inner: gl.constexpr = k // x_stages.shape[2]
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, COLUMNS, 16])
+    tiles = gl.cdiv(rows, ROWS) * (n // COLUMNS)
+    turns = gl.cdiv(tiles - gl.program_id(0), PROGRAMS)
+    steps = turns * inner
+    for ahead in gl.static_range(STAGES - 1):
+        load(ahead, steps, x, w, x_stages, w_stages, loaded, rows, n, k, GROUP, PROGRAMS)
+    step = 0
+    for turn in range(turns):
+        total = gl.zeros((ROWS, COLUMNS), gl.float32, layout)
+        for depth in range(inner):
+            stage = step % STAGES
+            mbarrier.wait(loaded.index(stage), step // STAGES & 1)
+            right = w_stages.index(stage).permute((1, 0))
+            total = warpgroup_mma(x_stages.index(stage), right, total, use_acc=depth > 0, is_async=True)
+            total = warpgroup_mma_wait(1, deps=[total])
+            gl.thread_barrier()  # all warps are done with the stage before this one
+            load(step + STAGES - 1, steps, x, w, x_stages, w_stages, loaded, rows, n, k, GROUP, PROGRAMS)
+            step += 1
+        total = warpgroup_mma_wait(0, deps=[total])
+        mbarrier.wait(stored, turn & 1 ^ 1)
+        sums.store(total.to(sums.dtype))
+        mbarrier.arrive(summed)
+
+
+@gluon.jit
+def finish(
+    bias,
+    residual,
+    y,
+    sums,
+    summed,
+    stored,
+    rows,
+    n: gl.constexpr,
+    ACTIVATION: gl.constexpr,
+    HAS_RESIDUAL: gl.constexpr,
+    GROUP: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+):
+    """The warps that make results of sums, in place, and store them."""
+    ROWS: gl.constexpr = sums.shape[0]
+    COLUMNS: gl.constexpr = sums.shape[1]
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])
+    turn = 0
+    for tile in range(gl.program_id(0), gl.cdiv(rows, ROWS) * (n // COLUMNS), PROGRAMS):
+        row, column = tile_at(tile, rows, n, ROWS, COLUMNS, GROUP)
+        mbarrier.wait(summed, turn & 1)
+        for stripe in gl.static_range(0, COLUMNS, STRIPE):
+            part = sums.slice(stripe, STRIPE, dim=1)
+            columns = column + stripe + gl.arange(0, STRIPE, gl.SliceLayout(0, layout))
+            added = gl.load(bias + columns).to(gl.float32)
+            for slab in gl.static_range(0, ROWS, SLAB):
+                block = part.slice(slab, SLAB, dim=0)
+                value = block.load(layout).to(gl.float32) + added[None, :]
+                if HAS_RESIDUAL:
+                    ours = row + slab + gl.arange(0, SLAB, gl.SliceLayout(1, layout))
+                    places = ours[:, None].to(gl.int64) * n + columns[None, :]
+                    value += gl.load(residual + places, mask=(ours < rows)[:, None]).to(gl.float32)
+                block.store(activate(value, ACTIVATION).to(sums.dtype))
+            fence_async_shared()
+            gl.thread_barrier()  # the copy engine sees what all warps have written
+            tma.async_copy_shared_to_global(y, [row, column + stripe], part)
+        tma.store_wait(0)
+        mbarrier.arrive(stored)
+        turn += 1
+
+
+@gluon.jit
+def linear_specialised(
+    x,
+    w,
+    bias,
+    residual,
+    y,
+    rows,
+    n: gl.constexpr,
+    k: gl.constexpr,
+    ACTIVATION: gl.constexpr,
+    HAS_RESIDUAL: gl.constexpr,
+    ROWS: gl.constexpr,
+    COLUMNS: gl.constexpr,
+    DEPTH: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUP: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+    PDL: gl.constexpr,
+):
+    """y = activation(x · wᵀ + bias + residual); x [rows, k], w [n, k] and y [rows, n] are tensor descriptors, of boxes
+    ROWS × DEPTH, COLUMNS × DEPTH and ROWS × 64; bias [n]; residual [rows, n]. The product is rounded to y's type
+    before anything is added. Grid: PROGRAMS.
+    """
+    release(PDL)
+    wait(PDL)
+    x_stages = gl.allocate_shared_memory(x.dtype, [STAGES, ROWS, DEPTH], x.layout)
+    w_stages = gl.allocate_shared_memory(w.dtype, [STAGES, COLUMNS, DEPTH], w.layout)
+    sums = gl.allocate_shared_memory(y.dtype, [ROWS, COLUMNS], y.layout)
+    loaded = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    summed = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    stored = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(loaded.index(stage), count=1)
+    mbarrier.init(summed, count=1)
+    mbarrier.init(stored, count=1)
+    fence_async_shared()
+    gl.warp_specialize(
+        [
+            (multiply, (x, w, x_stages, w_stages, sums, loaded, summed, stored, rows, n, k, GROUP, PROGRAMS)),
+            (
+                finish,
+                (bias, residual, y, sums, summed, stored, rows, n, ACTIVATION, HAS_RESIDUAL, GROUP, PROGRAMS),
+            ),
+        ],
+        [4],
+        [120],
+    )

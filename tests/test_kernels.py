@@ -196,7 +196,7 @@ if DEVICE != "cpu":  # the interpreter has no Gluon; linear_tiles is the same pr
         )
         linear_specialised[(132,)](
             *(x_boxes, w_boxes, bias, residual, y_boxes, rows, n, k, "gelu", has_residual),
-            *(128, columns, 64, stages, 8, 132, False),
+            *(128, columns, 64, stages, 8, False),
             num_warps=8,
             maxnreg=SPECIALISED,
         )

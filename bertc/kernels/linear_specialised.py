@@ -25,39 +25,25 @@ SLAB: gl.constexpr = gl.constexpr(64)
 
 
 @gluon.jit
-def tile_at(tile, rows, n: gl.constexpr, ROWS: gl.constexpr, COLUMNS: gl.constexpr, GROUP: gl.constexpr):
-    """First row and column of a tile. Tiles go in groups of GROUP rows of tiles, so that those at work together share
-    operands in the L2 cache."""
-    wide: gl.constexpr = n // COLUMNS
-    first = tile // (GROUP * wide) * GROUP
-    size = gl.minimum(gl.cdiv(rows, ROWS) - first, GROUP)
-    return (first + tile % size) * ROWS, tile % (GROUP * wide) // size * COLUMNS
+def tile_at(tile, rows, n: gl.constexpr, high: gl.constexpr, wide: gl.constexpr, group: gl.constexpr):
+    """First row and column of a tile of high × wide. Tiles go in groups of `group` rows of tiles, so that those at work
+    together share operands in the L2 cache."""
+    across: gl.constexpr = n // wide
+    first = tile // (group * across) * group
+    size = gl.minimum(gl.cdiv(rows, high) - first, group)
+    return (first + tile % size) * high, tile % (group * across) // size * wide
 
 
 @gluon.jit
-def load(
-    step,
-    steps,
-    x,
-    w,
-    x_stages,
-    w_stages,
-    loaded,
-    rows,
-    n: gl.constexpr,
-    k: gl.constexpr,
-    GROUP: gl.constexpr,
-    PROGRAMS: gl.constexpr,
-):
+def load(step, steps, x, w, x_stages, w_stages, loaded, rows, n: gl.constexpr, k: gl.constexpr, group: gl.constexpr):
     """Ask for the operands of a step, counted over all of this program's tiles."""
-    STAGES: gl.constexpr = x_stages.shape[0]
-    ROWS: gl.constexpr = x_stages.shape[1]
-    COLUMNS: gl.constexpr = w_stages.shape[1]
-    DEPTH: gl.constexpr = x_stages.shape[2]
-    inner: gl.constexpr = k // DEPTH
-    row, column = tile_at(gl.program_id(0) + step // inner * PROGRAMS, rows, n, ROWS, COLUMNS, GROUP)
-    depth = step % inner * DEPTH
-    stage = step % STAGES
+    stages: gl.constexpr = x_stages.shape[0]
+    deep: gl.constexpr = x_stages.shape[2]
+    inner: gl.constexpr = k // deep
+    tile = gl.program_id(0) + step // inner * gl.num_programs(0)
+    row, column = tile_at(tile, rows, n, x_stages.shape[1], w_stages.shape[1], group)
+    depth = step % inner * deep
+    stage = step % stages
     arrival = loaded.index(stage)
     more = step < steps
     mbarrier.expect(arrival, x.block_type.nbytes + w.block_type.nbytes, pred=more)
@@ -78,31 +64,30 @@ def multiply(
     rows,
     n: gl.constexpr,
     k: gl.constexpr,
-    GROUP: gl.constexpr,
-    PROGRAMS: gl.constexpr,
+    group: gl.constexpr,
 ):
     """The warps that load and multiply: `summed` says that a tile's sums are there, `stored` that they are used."""
-    STAGES: gl.constexpr = x_stages.shape[0]
-    ROWS: gl.constexpr = x_stages.shape[1]
-    COLUMNS: gl.constexpr = w_stages.shape[1]
+    stages: gl.constexpr = x_stages.shape[0]
+    high: gl.constexpr = x_stages.shape[1]
+    wide: gl.constexpr = w_stages.shape[1]
     inner: gl.constexpr = k // x_stages.shape[2]
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, COLUMNS, 16])
-    tiles = gl.cdiv(rows, ROWS) * (n // COLUMNS)
-    turns = gl.cdiv(tiles - gl.program_id(0), PROGRAMS)
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, wide, 16])
+    tiles = gl.cdiv(rows, high) * (n // wide)
+    turns = gl.cdiv(tiles - gl.program_id(0), gl.num_programs(0))
     steps = turns * inner
-    for ahead in gl.static_range(STAGES - 1):
-        load(ahead, steps, x, w, x_stages, w_stages, loaded, rows, n, k, GROUP, PROGRAMS)
+    for ahead in gl.static_range(stages - 1):
+        load(ahead, steps, x, w, x_stages, w_stages, loaded, rows, n, k, group)
     step = 0
     for turn in range(turns):
-        total = gl.zeros((ROWS, COLUMNS), gl.float32, layout)
+        total = gl.zeros((high, wide), gl.float32, layout)
         for depth in range(inner):
-            stage = step % STAGES
-            mbarrier.wait(loaded.index(stage), step // STAGES & 1)
+            stage = step % stages
+            mbarrier.wait(loaded.index(stage), step // stages & 1)
             right = w_stages.index(stage).permute((1, 0))
             total = warpgroup_mma(x_stages.index(stage), right, total, use_acc=depth > 0, is_async=True)
             total = warpgroup_mma_wait(1, deps=[total])
             gl.thread_barrier()  # all warps are done with the stage before this one
-            load(step + STAGES - 1, steps, x, w, x_stages, w_stages, loaded, rows, n, k, GROUP, PROGRAMS)
+            load(step + stages - 1, steps, x, w, x_stages, w_stages, loaded, rows, n, k, group)
             step += 1
         total = warpgroup_mma_wait(0, deps=[total])
         mbarrier.wait(stored, turn & 1 ^ 1)
@@ -122,22 +107,21 @@ def finish(
     n: gl.constexpr,
     ACTIVATION: gl.constexpr,
     HAS_RESIDUAL: gl.constexpr,
-    GROUP: gl.constexpr,
-    PROGRAMS: gl.constexpr,
+    group: gl.constexpr,
 ):
     """The warps that make results of sums, in place, and store them."""
-    ROWS: gl.constexpr = sums.shape[0]
-    COLUMNS: gl.constexpr = sums.shape[1]
+    high: gl.constexpr = sums.shape[0]
+    wide: gl.constexpr = sums.shape[1]
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])
-    turn = 0
-    for tile in range(gl.program_id(0), gl.cdiv(rows, ROWS) * (n // COLUMNS), PROGRAMS):
-        row, column = tile_at(tile, rows, n, ROWS, COLUMNS, GROUP)
+    tiles = gl.cdiv(rows, high) * (n // wide)
+    for turn in range(gl.cdiv(tiles - gl.program_id(0), gl.num_programs(0))):
+        row, column = tile_at(gl.program_id(0) + turn * gl.num_programs(0), rows, n, high, wide, group)
         mbarrier.wait(summed, turn & 1)
-        for stripe in gl.static_range(0, COLUMNS, STRIPE):
+        for stripe in gl.static_range(0, wide, STRIPE):
             part = sums.slice(stripe, STRIPE, dim=1)
             columns = column + stripe + gl.arange(0, STRIPE, gl.SliceLayout(0, layout))
             added = gl.load(bias + columns).to(gl.float32)
-            for slab in gl.static_range(0, ROWS, SLAB):
+            for slab in gl.static_range(0, high, SLAB):
                 block = part.slice(slab, SLAB, dim=0)
                 value = block.load(layout).to(gl.float32) + added[None, :]
                 if HAS_RESIDUAL:
@@ -150,7 +134,6 @@ def finish(
             tma.async_copy_shared_to_global(y, [row, column + stripe], part)
         tma.store_wait(0)
         mbarrier.arrive(stored)
-        turn += 1
 
 
 @gluon.jit
@@ -170,12 +153,11 @@ def linear_specialised(
     DEPTH: gl.constexpr,
     STAGES: gl.constexpr,
     GROUP: gl.constexpr,
-    PROGRAMS: gl.constexpr,
     PDL: gl.constexpr,
 ):
     """y = activation(x · wᵀ + bias + residual); x [rows, k], w [n, k] and y [rows, n] are tensor descriptors, of boxes
     ROWS × DEPTH, COLUMNS × DEPTH and ROWS × 64; bias [n]; residual [rows, n]. The product is rounded to y's type
-    before anything is added. Grid: PROGRAMS.
+    before anything is added. Grid: any number of programs.
     """
     release(PDL)
     wait(PDL)
@@ -192,11 +174,8 @@ def linear_specialised(
     fence_async_shared()
     gl.warp_specialize(
         [
-            (multiply, (x, w, x_stages, w_stages, sums, loaded, summed, stored, rows, n, k, GROUP, PROGRAMS)),
-            (
-                finish,
-                (bias, residual, y, sums, summed, stored, rows, n, ACTIVATION, HAS_RESIDUAL, GROUP, PROGRAMS),
-            ),
+            (multiply, (x, w, x_stages, w_stages, sums, loaded, summed, stored, rows, n, k, GROUP)),
+            (finish, (bias, residual, y, sums, summed, stored, rows, n, ACTIVATION, HAS_RESIDUAL, GROUP)),
         ],
         [4],
         [120],

@@ -13,43 +13,26 @@ from bertc.graph import INPUT, UNUSED, Graph, Node
 from bertc.ops import Array
 from bertc.reference import Weights, constant
 from bertc.targets.cuda.compile_kernels import Source, parameters
-from bertc.targets.cuda.plan import Argument, Buffer, Launch, Operation, Output, Place, Product, Size, Step, Tiles
+from bertc.targets.cuda.plan import (
+    Argument,
+    Buffer,
+    Choices,
+    Launch,
+    Operation,
+    Output,
+    Place,
+    Size,
+    Step,
+    Tiles,
+)
+from bertc.targets.cuda.products import FEW, Linear, linear, linear_and_norm
+from bertc.targets.cuda.views import View
 from bertc.types import FLOATS, Shape
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "tanh", "relu", "silu", "sigmoid")
 
 HEAD_SIZES = (16, 32, 64, 128)
 """Those that the attention kernel's tiles fit."""
-
-FEW = 192
-"""Rows up to which our own products are taken where nothing was timed: above, cuBLASLt's tiles fill the GPU."""
-
-TILES = {
-    "f16": ((64, 64, 64, 6, 4), (64, 64, 64, 12, 4), (64, 32, 128, 4, 4), (128, 32, 128, 4, 8), (64, 128, 64, 4, 4)),
-    "f32": ((64, 64, 32, 3, 4), (32, 32, 32, 3, 4)),
-}
-"""ROWS, COLUMNS, DEPTH, STAGES and warps that our own product is offered in; bf16 as f16."""
-
-LARGE = ((128, 256, 64, 3), (128, 128, 64, 4))
-"""ROWS, COLUMNS, DEPTH and STAGES of our products for many rows."""
-
-MULTIPROCESSORS = 132
-"""Of an H100 or H200 (SXM): how many programs share the tiles."""
-
-SPLITS = (2, 4, 6)
-"""Into how many parts the sum of a product before a norm may be cut."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A value: columns of a buffer. `names` are the sizes that its rows are counted by."""
-
-    buffer: str
-    names: tuple[str, ...]
-    row: Size
-    """Elements from one row to the next."""
-    offset: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -116,12 +99,17 @@ class Lowering:
         self.buffers[value] = Buffer("i32", Size(1, _rows((*shape, 1))[0]))
         return Place(value)
 
+    def memory(self, name: str, element: str, factor: int, names: tuple[str, ...]) -> Place:
+        """New memory that is no value's."""
+        self.buffers[name] = Buffer(element, Size(factor, names))
+        return Place(name)
+
     def place(self, value: str) -> Place:
         view = self.views[value]
         return Place(view.buffer, view.offset)
 
     def weight(self, value: str) -> Place:
-        """A constant of the graph."""
+        """A constant of the graph, or one that was made of it."""
         if value not in self.constants:
             self.constants[value] = (self.element, constant(self.graph, value, self.weights))
         return Place(value)
@@ -163,7 +151,7 @@ class Lowering:
         element = self.buffers[place.name].element if place.name in self.buffers else self.constants[place.name][0]
         return f"{element}[{value.box[0]}, {value.box[1]}]" if isinstance(value, Tiles) else f"*{element}"
 
-    def step(self, name: str, *ways: Sequence[Operation], choices: tuple[tuple[int, int], ...] = ((0, 0),)) -> None:
+    def step(self, name: str, *ways: Sequence[Operation], choices: Choices = ((0, 0),)) -> None:
         self.steps.append(Step(name, tuple(map(tuple, ways)), choices))
 
     # ----------------------------------------------------------------------------------------------- fused ops
@@ -171,7 +159,7 @@ class Lowering:
     def embed_norm(self, node: Node) -> None:
         """Padded or packed: packed tokens bring their places along."""
         word, position, type, ids, types, *places, scale, shift = node.values
-        norm, total = self._two(node)
+        norm, total = self.two(node)
         given: dict[str, Any] = dict(
             zip(("word", "position", "type"), map(self.weight, (word, position, type)), strict=True)
         )
@@ -189,22 +177,22 @@ class Lowering:
 
     def skip_norm(self, node: Node) -> None:
         x, residual, scale, shift = node.values
-        norm, total = self._two(node)
-        self.step(node.key, [self._norm(node, self.place(x), 1, None, self.place(residual), scale, shift, norm, total)])
+        norm, total = self.two(node)
+        self.step(node.key, [self.norm(node, self.place(x), 1, None, self.place(residual), scale, shift, norm, total)])
 
     def layer_norm(self, node: Node) -> None:
         x, scale, shift = node.values
         norm = self.buffer(node.key)
-        self.step(node.key, [self._norm(node, self.place(x), 1, None, None, scale, shift, norm, None)])
+        self.step(node.key, [self.norm(node, self.place(x), 1, None, None, scale, shift, norm, None)])
 
-    def _two(self, node: Node) -> tuple[Place, Place | None]:
+    def two(self, node: Node) -> tuple[Place, Place | None]:
         """Memory for a norm and, where it is used, for its sum."""
         norm, total = node.results
         if norm == UNUSED:
             raise self.refusal(node, "its norm is not used, and the kernel computes it")
         return self.buffer(norm), None if total == UNUSED else self.buffer(total)
 
-    def _norm(
+    def norm(
         self,
         node: Node,
         x: Place,
@@ -233,12 +221,12 @@ class Lowering:
     def qkv_projection(self, node: Node) -> None:
         x, rows, bias = node.values
         width = node.attribute("heads") * node.attribute("size")
-        names = self.views[x].names
-        buffer = f"{node.key}.merged"
-        self.buffers[buffer] = Buffer(self.element, Size(3 * width, names))
+        product = Linear(self.views[x], self.weight(rows).name, bias, 3 * width)
+        names = product.x.names
+        merged = self.memory(f"{node.key}.merged", self.element, 3 * width, names)
         for index, result in enumerate(node.results):
-            self.views[result] = View(buffer, names, Size(3 * width), index * width, width)
-        self._products(node.key, self.views[x], self.weight(rows), 3 * width, Place(buffer), self.weight(bias), "")
+            self.views[result] = View(merged.name, names, Size(3 * width), index * width, width)
+        linear(self, node.key, product, merged)
 
     def attention(self, node: Node) -> None:
         if self.graph.producer(node.values[3]).op != "padding_mask":
@@ -261,7 +249,7 @@ class Lowering:
         lengths = self.input("lengths")
         given |= {"starts": self.input("starts") if packed else lengths, "lengths": lengths, "context": context}
         given |= {"seq": Size(1, ("seq",)), "row": row}
-        given |= {"size": size, "scale": node.attribute("scale"), "PACKED": packed, "PRECISION": self._precision()}
+        given |= {"size": size, "scale": node.attribute("scale"), "PACKED": packed, "PRECISION": self.precision}
         ways = [self._attention(given, int(heads), *tile) for tile in self._attention_tiles(int(size))]
         self.step(node.key, *([way] for way in ways), choices=((FEW * 8, 0), (0, len(ways) - 1)))
 
@@ -276,7 +264,8 @@ class Lowering:
         tile = {"QUERIES": queries, "KEYS": keys, "STAGES": stages}
         return self.launch("attention", "attention", grid, warps, [given["context"].name], **given, **tile)
 
-    def _precision(self) -> str:
+    @property
+    def precision(self) -> str:
         return "ieee" if self.element == "f32" else "tf32"
 
     # ------------------------------------------------------------------------------------------------ products
@@ -287,15 +276,11 @@ class Lowering:
             raise self.refusal(node, "products are of a value and a weight; attention's own are inside its kernel")
         tail = self._tail(node)
         n = int(node.types[0].shape[-1])
-        bias = self.weight(tail.bias) if tail.bias else self.zeros(n)
-        rows = self.weight_rows(self.rows_of(w))
-        if tail.norm is not None:
-            self._product_and_norm(node, self.views[x], rows, bias, tail.norm, self.place(tail.residual))
+        product = Linear(self.views[x], self.weight(self.rows_of(w)).name, tail.bias, n, tail.activation)
+        if tail.norm is None:
+            linear(self, tail.last.key, product, self.buffer(tail.last.key))
         else:
-            self._products(tail.last.key, self.views[x], rows, n, self.buffer(tail.last.key), bias, tail.activation)
-
-    def weight_rows(self, name: str) -> Place:
-        return Place(name) if name in self.constants else self.weight(name)
+            linear_and_norm(self, node, product, tail.norm, self.place(tail.residual))
 
     def _tail(self, node: Node) -> Tail:
         """What follows a product and nothing else reads."""
@@ -326,116 +311,6 @@ class Lowering:
 
     def _is_vector(self, value: str) -> bool:
         return self.graph.is_constant(value) and len(self.graph.type_of(value).shape) == 1
-
-    def _products(self, name: str, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> None:
-        """y = activation(x · wᵀ + bias): ours for few rows, the library's for many."""
-        if x.names not in (("batch", "seq"), ("tokens",)) or n < 64:
-            self.step(name, [self._linear(x, w, n, y, bias, activation, 1, (16, 32, 64, 4, 4))])
-            return
-        ours = [[self._linear(x, w, n, y, bias, activation, 1, tile)] for tile in self._tiles()]
-        ways = [*ours, *self._large(x, w, n, y, bias, activation), self._library(x, w, n, y, bias, activation)]
-        self.step(name, *ways, choices=((FEW, 0), (0, len(ways) - 1)))
-
-    def _large(self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> list[list[Operation]]:
-        """The product in large tiles, where the GPU has the copy engine that brings them."""
-        ways: list[list[Operation]] = []
-        for tile in self._large_tiles(n, x.width):
-            given = self._boxes(x, w, n, y, tile, tile[1] // 2)
-            given |= {"bias": bias, "ACTIVATION": activation}
-            grid = [Size(MULTIPROCESSORS)]
-            ways.append([self.launch("linear_tiles", "linear_tiles", grid, 8, [y.name], **given)])
-            ways.append([self._specialised(x, w, n, y, bias, activation, None, tile)])
-        return ways
-
-    def _large_tiles(self, n: int, k: int) -> list[tuple[int, int, int, int]]:
-        if not self.programmatic or self.element == "f32":
-            return []
-        return [tile for tile in LARGE if n % tile[1] == 0 and k % tile[2] == 0]
-
-    def _specialised(
-        self,
-        x: View,
-        w: Place,
-        n: int,
-        y: Place,
-        bias: Place,
-        activation: str,
-        residual: Place | None,
-        tile: tuple[int, int, int, int],
-    ) -> Launch:
-        given = self._boxes(x, w, n, y, tile, 64)
-        given |= {"bias": bias, "residual": residual or bias, "ACTIVATION": activation, "STAGES": tile[3]}
-        given |= {"HAS_RESIDUAL": residual is not None}
-        grid = [Size(MULTIPROCESSORS)]
-        return self.launch("linear_specialised", "linear_specialised", grid, 8, [y.name], **given)
-
-    def _boxes(self, x: View, w: Place, n: int, y: Place, tile: tuple[int, ...], stored: int) -> dict[str, Any]:
-        """What products in large tiles take; `stored` columns are stored at once."""
-        rows, columns, depth, _ = tile
-        high = Size(1, x.names)
-        given: dict[str, Any] = {"rows": high, "n": n, "k": x.width, "ROWS": rows, "COLUMNS": columns, "DEPTH": depth}
-        given["x"] = Tiles(Place(x.buffer, x.offset), high, x.width, x.row, (rows, depth))
-        given["w"] = Tiles(w, Size(n), x.width, Size(x.width), (columns, depth))
-        given["y"] = Tiles(y, high, n, Size(n), (rows, stored))
-        return given | {"GROUP": 8, "PROGRAMS": MULTIPROCESSORS}
-
-    def _library(self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str) -> list[Operation]:
-        product = self._product(x, w, n, y, bias=bias)
-        if activation in ("", "relu", "gelu_tanh"):
-            return [self._product(x, w, n, y, bias=bias, end=activation)]
-        given: dict[str, Any] = {"x": y, "bias": bias, "y": y, "count": Size(n, x.names), "n": n}
-        given |= {"ACTIVATION": activation, "HAS_BIAS": False, "BLOCK": 2048}
-        grid = [Size(n, x.names, 2048)]
-        return [product, self.launch("bias_gelu", "bias_activation", grid, 8, [y.name], **given)]
-
-    def _product_and_norm(self, node: Node, x: View, w: Place, bias: Place, norm: Node, residual: Place) -> None:
-        """The product before a residual and its norm: split, or the library's with the residual added to it."""
-        n = int(node.types[0].shape[-1])
-        _, _, scale, shift = norm.values
-        normal, total = self._two(norm)
-        ways: list[list[Operation]] = []
-        for parts in SPLITS:
-            if x.width % (parts * 64) == 0:
-                buffer = f"{node.key}.parts.{parts}"
-                self.buffers[buffer] = Buffer("f32", Size(parts * n, x.names))
-                end = self._norm(norm, Place(buffer), parts, bias, residual, scale, shift, normal, total)
-                for tile in self._tiles():
-                    ways.append([self._linear(x, w, n, Place(buffer), bias, "", parts, tile), end])
-        summed = total or self.buffer(node.key)
-        ways += [
-            [
-                self._specialised(x, w, n, summed, bias, "", residual, tile),
-                self._norm(norm, summed, 1, None, None, scale, shift, normal, None),
-            ]
-            for tile in self._large_tiles(n, x.width)
-        ]
-        ways += [
-            [
-                self._product(x, w, n, summed, bias=bias),
-                self._norm(norm, summed, 1, None, residual, scale, shift, normal, total),
-            ],
-            [
-                self._product(x, w, n, summed, bias=bias, residual=residual),
-                self._norm(norm, summed, 1, None, None, scale, shift, normal, None),
-            ],
-        ]
-        self.step(norm.key, *ways, choices=((FEW, max(0, len(ways) - 3)), (0, len(ways) - 1)))
-
-    def _tiles(self) -> tuple[tuple[int, int, int, int, int], ...]:
-        return TILES["f32" if self.element == "f32" else "f16"]
-
-    def _linear(
-        self, x: View, w: Place, n: int, y: Place, bias: Place, activation: str, parts: int, tile: tuple[int, ...]
-    ) -> Launch:
-        rows, columns, depth, stages, warps = tile
-        given: dict[str, Any] = {"x": Place(x.buffer, x.offset), "w": w, "bias": bias, "y": y, "row": x.row}
-        given |= {"rows": Size(1, x.names), "n": n, "k": x.width, "ACTIVATION": activation, "SPLIT": parts}
-        given |= {"PRECISION": self._precision(), "ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "STAGES": stages}
-        grid = [Size(-(-n // columns)), Size(1, x.names, rows), Size(parts)]
-        return self.launch("linear", "linear", grid, warps, [y.name], **given)
-
-    def _product(self, x: View, w: Place, n: int, y: Place, **rest: Any) -> Product:
-        return Product(Place(x.buffer, x.offset), w, y, Size(1, x.names), x.row, n, x.width, **rest)
 
     # -------------------------------------------------------------------------------------------------- others
 

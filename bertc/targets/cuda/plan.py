@@ -12,6 +12,14 @@ from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+
+ELEMENTS: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i32": np.int32}
+
+Choices = tuple[tuple[int, int], ...]
+"""(rows, way), rows rising: the way for up to that many rows; the last one for all above."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -101,8 +109,7 @@ class Step:
 
     name: str
     ways: tuple[tuple[Operation, ...], ...]
-    choices: tuple[tuple[int, int], ...] = ((0, 0),)
-    """(rows, way), rows rising: the way for up to that many rows; the last one for all above."""
+    choices: Choices = ((0, 0),)
 
     def way(self, rows: int) -> tuple[Operation, ...]:
         chosen = next((way for limit, way in self.choices if rows <= limit), self.choices[-1][1])

@@ -13,7 +13,9 @@ import operator
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 from bertc import notation
@@ -271,10 +273,11 @@ class Elaborator:
     def _slot(self, tree: Call, slot: Slot, frame: Frame, hint: str | None) -> Meaning:
         """The block bound to a slot; a repeated one feeds its own result to its first argument, layer after layer."""
         called = replace(tree, name=slot.block)
-        if slot.block not in self.blocks and slot.block not in OPS:
-            known = {*self.blocks, *OPS}
-            span = self.spans.get(f"network.{tree.name}") or self.spans.get(tree.name)
-            raise error("B0103", f"block `{slot.block}` does not exist", span, did_you_mean(slot.block, known))
+        known = {*self.blocks, *OPS}
+        for block in (slot.block, *slot.others):
+            if block not in known:
+                span = self.spans.get(f"network.{tree.name}") or self.spans.get(tree.name)
+                raise error("B0103", f"block `{block}` does not exist", span, did_you_mean(block, known))
         if slot.repeat is None:
             inner = replace(frame, path=_join(frame.path, tree.name) if slot.block in self.blocks else frame.path)
             if slot.block not in self.blocks:
@@ -283,10 +286,11 @@ class Elaborator:
         names = tuple(f" {index}" for index in range(len(tree.arguments)))
         environment = {name: self.expression(a, frame) for name, a in zip(names, tree.arguments, strict=True)}
         for layer in range(slot.repeat):
-            path = f"{_join(frame.scope, tree.name)}.{layer}"
-            inner = Frame({**frame.environment, **environment}, path, path)
+            scope = _join(frame.scope, tree.name)
+            path = f"{scope}.{layer}"
+            inner = Frame({**frame.environment, **environment}, scope if slot.shared else path, path)
             repeated = replace(called, arguments=tuple(Name(name) for name in names))
-            environment[names[0]] = _single(self._block(repeated, self.blocks[slot.block], inner, None, inner))
+            environment[names[0]] = _single(self._block(repeated, self.blocks[slot.turn(layer)], inner, None, inner))
         return environment[names[0]]
 
     def _block(self, tree: Call, block: Block, frame: Frame, hint: str | None, inner: Frame | None = None) -> Meaning:
@@ -356,7 +360,8 @@ class Elaborator:
 
 
 def elaborate(spec: Spec) -> Graph:
-    """The graph of a spec: block `network` with the spec's blocks in its slots; its parameters are the inputs.
+    """The graph of a spec: the block of its wiring, with blocks in its slots; its parameters are the inputs, and every
+    block knows them by name.
 
     Raises BertcError: B0103 unknown names, B0104 blocks defined twice, B0105 and B0106 calls that do not fit, B0107
     circles, and what reading the spec's own files of blocks raises.
@@ -364,27 +369,45 @@ def elaborate(spec: Spec) -> Graph:
     blocks = _blocks(spec)
     slots = {**spec.network, "activation": Slot(spec.activation, None)}
     symbols = {size: size for size in ("batch", "seq")}
-    constants = {**symbols, **spec.sizes, "norm_eps": spec.norm_eps, "position_offset": spec.position_offset}
+    numbers = {
+        name: getattr(spec, name) for name in ("norm_eps", "position_offset", "rotary_base", "local_rotary_base")
+    }
+    given = {name: number for name, number in numbers.items() if number is not None}
     graph = Graph()
-    elaborator = Elaborator(graph, blocks, slots, constants, spec.spans)
-    network = blocks["network"]
+    elaborator = Elaborator(graph, blocks, slots, {**symbols, **spec.sizes, **given}, spec.spans)
+    network = _wiring(blocks, spec)
     environment = elaborator_inputs(elaborator, network.parameters)
+    elaborator.constants |= environment
     results = elaborator.body(network.body, Frame(environment))
     graph.outputs = _outputs(results, network.span)
     return graph
 
 
+def _wiring(blocks: Mapping[str, Block], spec: Spec) -> Block:
+    name = spec.network["wiring"].block
+    if name not in blocks:
+        span = spec.spans.get("network.wiring")
+        raise error("B0103", f"block `{name}` does not exist", span, did_you_mean(name, blocks))
+    return blocks[name]
+
+
 def _blocks(spec: Spec) -> dict[str, Block]:
     """The shipped blocks, and the spec's own, which may not take a shipped one's name."""
-    shipped = files("bertc").joinpath("specs/blocks/network.net").read_text("utf-8")
-    blocks = {item.name: item for item in parse(shipped, "network.net") if isinstance(item, Block)}
-    for path in spec.blocks:
-        for item in read(path):
-            if isinstance(item, Block):
-                if item.name in blocks:
-                    raise error("B0104", f"block `{item.name}` exists already", item.span, "give it another name")
-                blocks[item.name] = item
+    blocks: dict[str, Block] = {}
+    for item in chain(_shipped_items(), *map(read, spec.blocks)):
+        if isinstance(item, Block):
+            if item.name in blocks:
+                raise error("B0104", f"block `{item.name}` exists already", item.span, "give it another name")
+            blocks[item.name] = item
     return blocks
+
+
+@cache
+def _shipped_items() -> tuple[notation.Item, ...]:
+    """What stands in specs/blocks/*.net."""
+    shipped = (file for file in files("bertc").joinpath("specs/blocks").iterdir() if file.name.endswith(".net"))
+    ordered = sorted(shipped, key=lambda file: file.name)
+    return tuple(item for file in ordered for item in parse(file.read_text("utf-8"), file.name))
 
 
 def read_graph(tree: GraphTree) -> Graph:

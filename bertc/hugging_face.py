@@ -1,8 +1,9 @@
 """A Hugging Face directory as a spec: its config.json, translated key by key to the fields of a spec.
 
-Keys that change nothing about inference (dropout, initialisation, versions) are passed over. Keys that would make the
-network compute what bertc does not have are refused, each with its reason: see `_REFUSALS`.
-Source: the configuration classes of the transformers library (BertConfig, PretrainedConfig).
+What the keys of a family's configurations mean is data, see bertc/families.py. Keys that change nothing about
+inference (dropout, initialisation, versions) are passed over. Keys that would make the network compute what bertc does
+not have are refused, each with its reason.
+Source: the configuration classes of the transformers library (PretrainedConfig and each family's own).
 """
 
 from __future__ import annotations
@@ -10,84 +11,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from bertc.errors import Diagnostic, Span, did_you_mean, error
+from bertc.families import Every, Family, Refusal, Source, family_of, model_types
 from bertc.json_reader import read_json
+from bertc.spec_fields import MAXIMUM_REPEAT
 from bertc.tree import Entry, MappingNode, Node, ScalarNode, SequenceNode, Value, all_of, read_source, shown
 
-_MODEL_TYPES = ("bert",)
-
-_HEADS = {
-    "BertModel": "pooled",
-    "BertForQuestionAnswering": "question_answering",
-    "BertForSequenceClassification": "sequence_classification",
-    "BertForTokenClassification": "token_classification",
-    "BertForMaskedLM": "masked_lm",
-}
-
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
-
-
-@dataclass(frozen=True)
-class _Key:
-    """A key of config.json, the field it gives, and what transformers takes when the key is not there.
-
-    The five that weights alone do not tell are required here, though transformers has defaults for them too.
-    """
-
-    name: str
-    field: str
-    default: Value = None
-    required: bool = False
-    names: Mapping[str, str] | None = None
-
-
-_KEYS = (
-    _Key("num_hidden_layers", "sizes.layers", required=True),
-    _Key("hidden_size", "sizes.hidden", required=True),
-    _Key("num_attention_heads", "sizes.heads", required=True),
-    _Key("intermediate_size", "sizes.inner", required=True),
-    _Key("vocab_size", "sizes.vocab", required=True),
-    _Key("max_position_embeddings", "sizes.positions", 512),
-    _Key("type_vocab_size", "sizes.types", 2),
-    _Key("num_labels", "sizes.labels"),
-    _Key("layer_norm_eps", "norm_eps", 1e-12),
-    _Key("hidden_act", "activation", "gelu", names=_ACTIVATIONS),
-)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """A key that must be absent, null, an empty mapping, or `harmless`."""
-
-    name: str
-    harmless: Value
-    reason: str
-
-
-_REFUSALS = (
-    _Refusal("position_embedding_type", "absolute", "only absolute positions are supported"),
-    _Refusal("is_decoder", False, "decoders are not supported"),
-    _Refusal("add_cross_attention", False, "cross-attention is not supported"),
-    _Refusal("pruned_heads", None, "layers that differ in their heads are not supported"),
-    _Refusal("quantization_config", None, "weights that are already quantised are not supported"),
-    _Refusal("auto_map", None, "code that comes with a model is never run, so what it computes is not known"),
-)
-_UNTIED = _Refusal("tie_word_embeddings", True, "a masked LM with an output matrix of its own is not supported")
+_UNTIED = Refusal("tie_word_embeddings", (True,), "a masked LM with an output matrix of its own is not supported")
 
 
 def read_directory(directory: Path, asked: Span | None = None) -> MappingNode:
@@ -103,10 +36,11 @@ def read_directory(directory: Path, asked: Span | None = None) -> MappingNode:
     if not isinstance(config, MappingNode):
         help = "it is not a model's configuration"
         raise error("B0206", "expected config.json to be a mapping of keys to values", config.span, help)
-    head = _head(config)
-    if problems := list(_refused(config, head)) or list(_missing(config)):
+    family = _family(config)
+    head = _head(config, family)
+    if problems := list(_refused(config, head, family)) or list(_missing(config, family)):
         raise all_of(problems)
-    return _translate(config, head, _weights(directory))
+    return _translate(config, head, family, _weights(directory))
 
 
 def _weights(directory: Path) -> str:
@@ -114,83 +48,196 @@ def _weights(directory: Path) -> str:
     return "model.safetensors" if os.path.isfile(directory / "model.safetensors") else "."
 
 
-def _head(config: MappingNode) -> ScalarNode:
+def _family(config: MappingNode) -> Family:
+    """The family of the `model_type`; a configuration without one is BERT's."""
+    match config.get("model_type"):
+        case None | ScalarNode(value=None):
+            return family_of("bert")
+        case ScalarNode(value=str() as name) if name in model_types():
+            return family_of(name)
+        case node:
+            message = "expected a `model_type` that bertc has, but found another"
+            raise error("B0211", message, node.span, did_you_mean("", model_types()))
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def _head(config: MappingNode, family: Family) -> ScalarNode:
     """The first architecture's name, as given; without one, the plain encoder."""
     match config.get("architectures"):
         case None | ScalarNode(value=None) | SequenceNode(items=()):
-            return ScalarNode("BertModel", config.span)
+            return ScalarNode(next(iter(family.heads)), config.span)
         case SequenceNode(items=(ScalarNode(value=str()) as first, *_)):
             return first
         case node:
-            raise error("B0206", "expected `architectures` to be a list of names", node.span, did_you_mean("", _HEADS))
+            help = did_you_mean("", family.heads)
+            raise error("B0206", "expected `architectures` to be a list of names", node.span, help)
 
 
-def _refused(config: MappingNode, head: ScalarNode) -> Iterator[Diagnostic]:
-    kind = config.get("model_type")
-    if kind is not None and not (isinstance(kind, ScalarNode) and kind.value in _MODEL_TYPES):
-        message = "expected a `model_type` that bertc has, but found another"
-        yield Diagnostic("B0211", message, kind.span, did_you_mean("", _MODEL_TYPES))
-        return
-    if head.value not in _HEADS:
+def _refused(config: MappingNode, head: ScalarNode, family: Family) -> Iterator[Diagnostic]:
+    if head.value not in family.heads:
         message = "expected one of the architectures that bertc has, but found another"
-        yield Diagnostic("B0211", message, head.span, did_you_mean("", _HEADS))
-    for refusal in _REFUSALS:
+        yield Diagnostic("B0211", message, head.span, did_you_mean("", family.heads))
+    for refusal in family.refusals:
         yield from _unless_harmless(config, refusal)
-    if _HEADS.get(str(head.value)) == "masked_lm":
+    if family.heads.get(str(head.value), "").endswith("masked_lm"):
         yield from _unless_harmless(config, _UNTIED)
-    activation = config.get("hidden_act")
-    if isinstance(activation, ScalarNode) and activation.value not in (None, *_ACTIVATIONS):
-        message = "expected one of the activations that bertc has, but found another"
-        yield Diagnostic("B0211", message, activation.span, did_you_mean("", _ACTIVATIONS))
+    for source in family.sources:
+        yield from _unknown_names(config, source)
+        yield from _miscounted(config, source)
 
 
-def _unless_harmless(config: MappingNode, refusal: _Refusal) -> Iterator[Diagnostic]:
-    match config.get(refusal.name):
-        case None | ScalarNode(value=None) | MappingNode(entries=()):
+def _unless_harmless(config: MappingNode, refusal: Refusal) -> Iterator[Diagnostic]:
+    node = _found(config, refusal.name)
+    absent = node is None or node in (ScalarNode(None, node.span), MappingNode((), node.span))
+    if (absent and not refusal.required) or (node is not None and _plain(node) in refusal.harmless):
+        return
+    fit = f"where it is `{json.dumps(refusal.harmless[0])}`" if refusal.harmless else "without it"
+    help = f"`{refusal.name}`: bertc can build models {fit}"
+    yield Diagnostic("B0211", refusal.reason, config.span if node is None else node.span, help)
+
+
+def _plain(node: Node) -> object:
+    """A value, or a list of values, as TOML has them."""
+    match node:
+        case ScalarNode(value):
+            return value
+        case SequenceNode(items):
+            return [_plain(item) for item in items]
+        case _:
+            return None
+
+
+def _unknown_names(config: MappingNode, source: Source) -> Iterator[Diagnostic]:
+    """Names that have no translation; what is no name at all, the spec's own check tells."""
+    for node, names in _named(_given(config, source), source):
+        if not (isinstance(node, ScalarNode) and (node.value in names or not isinstance(node.value, str))):
+            kinds = "activations" if source.field == "activation" else f"values of `{source.keys[0]}`"
+            message = f"expected one of the {kinds} that bertc has, but found another"
+            yield Diagnostic("B0211", message, node.span, did_you_mean("", names))
+
+
+def _miscounted(config: MappingNode, source: Source) -> Iterator[Diagnostic]:
+    """A list for the layers that is not as long as there are layers."""
+    layers = _scalar(config, "num_hidden_layers")
+    match _given(config, source):
+        case SequenceNode(items=items, span=span) if source.every is not None and len(items) != layers:
+            message = f"expected a kind for each of the {layers} layers, but found {len(items)}"
+            yield Diagnostic("B0208", message, span, f"`{source.keys[0]}` and `num_hidden_layers` go together")
+        case _:
             return
-        case ScalarNode(value) if value == refusal.harmless:
-            return
-        case node:
-            fit = "without it" if refusal.harmless is None else f"where it is `{json.dumps(refusal.harmless)}`"
-            help = f"`{refusal.name}`: bertc can build models {fit}"
-            yield Diagnostic("B0211", refusal.reason, node.span, help)
 
 
-def _missing(config: MappingNode) -> Iterator[Diagnostic]:
-    missing = [key.name for key in _KEYS if key.required and _value(config, key) is None]
+def _named(node: Node | None, source: Source) -> list[tuple[Node, Mapping[str, str]]]:
+    """The nodes of a key that are to be translated, each with its translations."""
+    match node:
+        case ScalarNode(value=str()) if source.names is not None:
+            return [(node, source.names)]
+        case SequenceNode(items=(one, *others)) if source.names is not None:
+            return [(one, source.first or source.names), *((other, source.names) for other in others)]
+        case _:
+            return []
+
+
+def _missing(config: MappingNode, family: Family) -> Iterator[Diagnostic]:
+    missing = [source.keys[0] for source in family.sources if source.required and _value(config, source) is None]
     if missing:
         names = ", ".join(f"`{name}`" for name in missing)
         message = f"expected config.json to have {names}, but found none"
         yield Diagnostic("B0207", message, config.span, "add what the model was trained with")
 
 
-def _translate(config: MappingNode, head: ScalarNode, weights: str) -> MappingNode:
+# ------------------------------------------------------------------------------------------------------- translation
+
+
+def _translate(config: MappingNode, head: ScalarNode, family: Family, weights: str) -> MappingNode:
     place = config.span
-    values = {key.field: node for key in _KEYS if (node := _value(config, key)) is not None}
-    values["network.head"] = ScalarNode(_HEADS[str(head.value)], head.span)
+    values = {source.field: node for source in family.sources if (node := _value(config, source)) is not None}
+    values["network.head"] = ScalarNode(family.heads[str(head.value)], head.span)
+    values["family"] = ScalarNode(family.name, place)
     values["weights"] = ScalarNode(weights, place)
     labels = _label_names(config)
     if labels is not None:
         values["labels"] = labels
         values.pop("sizes.labels", None)  # an older `num_labels`, which transformers overrules too
-    sections = {"sizes": _section(values, "sizes.", place), "network": _section(values, "network.", place)}
-    fields = sections | {field: node for field, node in values.items() if "." not in field}
-    return MappingNode(tuple(Entry(field, node, node.span) for field, node in fields.items()), place)
+    return _nested(values, place)
 
 
-def _section(values: Mapping[str, Node], prefix: str, place: Span) -> MappingNode:
-    inner = {field.removeprefix(prefix): node for field, node in values.items() if field.startswith(prefix)}
-    return MappingNode(tuple(Entry(field, node, node.span) for field, node in inner.items()), place)
+def _nested(values: Mapping[str, Node], place: Span) -> MappingNode:
+    """`sizes.hidden` and its like as mappings in mappings."""
+    sections = dict.fromkeys(field.partition(".")[0] for field in values)
+    entries: list[Entry] = []
+    for name in sections:
+        inner = {field.partition(".")[2]: node for field, node in values.items() if field.partition(".")[0] == name}
+        node = inner[""] if "" in inner else _nested(inner, place)
+        entries.append(Entry(name, node, node.span))
+    return MappingNode(tuple(entries), place)
 
 
-def _value(config: MappingNode, key: _Key) -> Node | None:
-    match config.get(key.name):
-        case None | ScalarNode(value=None):
-            return None if key.default is None else ScalarNode(key.default, config.span)
-        case ScalarNode(value=str() as name, span=span) if key.names is not None:
-            return ScalarNode(key.names[name], span)
-        case node:
+def _value(config: MappingNode, source: Source) -> Node | None:
+    if source.unless_equal and len({_scalar(config, key) for key in source.unless_equal}) == 1:
+        return None
+    given = _given(config, source)
+    if given is None and source.every is not None:
+        given = _spelt_out(config, source.every)
+    if given is None and source.value is not None:
+        given = ScalarNode(source.value, config.span)
+    return None if given is None else _translated(given, source)
+
+
+def _given(config: MappingNode, source: Source) -> Node | None:
+    """What config.json has under the first of the source's keys that is there."""
+    found = (_found(config, key) for key in source.keys)
+    return next((node for node in found if node is not None and node != ScalarNode(None, node.span)), None)
+
+
+def _translated(node: Node, source: Source) -> Node:
+    named = tuple(_translation(item, names) for item, names in _named(node, source))
+    match node:
+        case ScalarNode(value=int() as number) if source.plus and not isinstance(number, bool):
+            return replace(node, value=number + source.plus)
+        case ScalarNode() if named:
+            return named[0]
+        case SequenceNode() if named:
+            return replace(node, items=named)
+        case _:
             return node
+
+
+def _translation(node: Node, names: Mapping[str, str]) -> Node:
+    return replace(node, value=names.get(str(node.value), node.value)) if isinstance(node, ScalarNode) else node
+
+
+def _spelt_out(config: MappingNode, every: Every) -> SequenceNode | None:
+    """One of the first name, then others of the second, and again, as many as there are layers."""
+    layers = _scalar(config, "num_hidden_layers")
+    if not isinstance(layers, int) or not 0 < layers <= MAXIMUM_REPEAT:
+        return None  # the spec's own check of `layers` tells
+    found = _found(config, every.key) or ScalarNode(None, config.span)
+    match found:
+        case ScalarNode(value=None):
+            period = every.value
+        case ScalarNode(value=int() as period) if period > 0:
+            pass
+        case _:
+            message = f"expected `{every.key}` to be a whole number of at least 1, but found another value"
+            raise error("B0206", message, found.span, "it says how often a layer looks at the whole sequence")
+    names = (every.names[0 if layer % period == 0 else 1] for layer in range(layers))
+    return SequenceNode(tuple(ScalarNode(name, found.span) for name in names), found.span)
+
+
+def _found(config: MappingNode, key: str) -> Node | None:
+    """The node under a key; the parts of a dotted one are keys of mappings in mappings."""
+    node: Node | None = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, MappingNode) else None
+    return node
+
+
+def _scalar(config: MappingNode, key: str) -> Value:
+    node = _found(config, key)
+    return node.value if isinstance(node, ScalarNode) else None
 
 
 def _label_names(config: MappingNode) -> SequenceNode | None:

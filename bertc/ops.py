@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertc.types import Dim, Shape, Type, TypeMismatch, broadcast, shape_text
+from bertc.types import Dim, Shape, Type, TypeMismatch, broadcast, is_tuple, shape_text
 
 Array = NDArray[Any]
 Attributes = Mapping[str, Any]
@@ -86,7 +86,8 @@ def op(
 ) -> Callable[[Callable[..., Any]], Op]:
     """Declare an op: `@op("[*, n], [n] -> [*, n]")` above its NumPy reference."""
     operands, results = (
-        tuple(Pattern.parse(part) for part in side.replace("], ", "]; ").split(";")) for side in text.split("->")
+        tuple(Pattern.parse(part) for part in side.replace("], ", "]; ").split(";") if part.strip())
+        for side in text.split("->")
     )
     return lambda reference: Op(reference, operands, results, shapes, commutative, float32)
 
@@ -110,7 +111,7 @@ def infer(op: Op, operands: tuple[Type | None, ...], attributes: tuple[tuple[str
         if pattern.element is not None and type.element != pattern.element:
             raise TypeMismatch(f"`{name}` of {op.name} is {pattern.element}, but {type} was given")
         if pattern.dims is not None and not unify(pattern.dims, type.shape, sizes):
-            expected = shape_text(tuple(sizes.get(d, d) if isinstance(d, str) else d for d in pattern.dims))  # pyright: ignore[reportArgumentType]
+            expected = shape_text(_fill(pattern.dims, sizes))
             raise TypeMismatch(f"`{name}` of {op.name} has shape {expected}, but {shape_text(type.shape)} was given")
     element = given.get("element") or _common_element(op, patterns, operands)
     if op.shapes is not None:
@@ -138,13 +139,9 @@ def unify(pattern: Sequence[Dim], shape: Shape, sizes: dict[str, Any]) -> bool:
 
 
 def _fill(pattern: Sequence[Dim], sizes: Mapping[str, Any]) -> Shape:
-    filled: list[Dim] = []
-    for size in pattern:
-        if size == "*":
-            filled += sizes["*"]
-        else:
-            filled.append(sizes[size] if isinstance(size, str) else size)
-    return tuple(filled)
+    """The pattern with the sizes that its names stand for, as far as they are known."""
+    known = (sizes.get(size, size) if isinstance(size, str) else size for size in pattern)
+    return tuple(dim for size in known for dim in (size if is_tuple(size) else (size,)))
 
 
 def _names(op: Op, count: int) -> tuple[str, ...]:
@@ -261,6 +258,26 @@ def _padding_mask(lengths: Shape, *, size: Dim, element: str) -> tuple[Shape, ..
     return ((lengths[0], 1, 1, size),)
 
 
+def _rotary(x: Shape, *, base: float) -> tuple[Shape, ...]:
+    if _number(x[-1], "rotary") % 2:
+        raise TypeMismatch(f"rotary turns pairs of entries, but {x[-1]} is odd")
+    return (x,)
+
+
+def _relative_buckets(*, positions: int, buckets: int, distance: int) -> tuple[Shape, ...]:
+    if buckets % 4 or distance <= buckets // 4:
+        expected = f"a multiple of 4 buckets, and a distance over {buckets // 4}"
+        raise TypeMismatch(f"relative_buckets takes {expected}, but {buckets} and {distance} were given")
+    return ((positions, positions),)
+
+
+def _log_buckets(*, positions: int, buckets: int) -> tuple[Shape, ...]:
+    if buckets < 2 or positions - 1 <= buckets // 2:
+        expected = "at least 2 buckets, and more positions than half of them"
+        raise TypeMismatch(f"log_buckets takes {expected}, but {buckets} and {positions} were given")
+    return ((positions, positions),)
+
+
 def _number(size: Dim, what: str) -> int:
     if isinstance(size, str):
         raise TypeMismatch(f"{what} needs sizes known at build time, but `{size}` is not")
@@ -367,6 +384,69 @@ def padding_mask(lengths: Array, *, size: int, element: str = "f32") -> Array:
     return np.where(np.arange(size) < lengths[:, None, None, None], 0.0, -10000.0)
 
 
+@op("[*, 1, size] -> [*, size, size]")
+def local_mask(mask: Array, *, window: int) -> Array:
+    """y[..., i, j] = mask[..., 0, j] where 2 |i - j| ≤ window, else -10000 as in padding_mask (Beltagy et al. 2020)."""
+    size: int = mask.shape[-1]
+    places = np.arange(size)
+    return np.where(2 * np.abs(places[:, None] - places) <= window, mask, -10000.0)
+
+
+@op("[*, seq, size] -> [*, seq, size]", shapes=_rotary)
+def rotary(x: Array, *, base: float) -> Array:
+    """(x[p, i], x[p, i + size/2]), turned by p / base^(2i / size), for all places p and pairs i (Su et al. 2021)."""
+    seq, half = int(x.shape[-2]), int(x.shape[-1]) // 2
+    angles = np.arange(seq)[:, None] / base ** (np.arange(half) / half)
+    left, right, cosines, sines = x[..., :half], x[..., half:], np.cos(angles), np.sin(angles)
+    return np.concatenate([left * cosines - right * sines, right * cosines + left * sines], axis=-1)
+
+
+def rotary_factors(base: float, size: int) -> tuple[Array, Array]:
+    """[size] each: what a place is multiplied by for the angle of each entry, and the sign of its sine, which makes
+
+    rotary(x) = x · cos + (x with its halves swapped) · sign · sin.
+    """
+    half = size // 2
+    return np.tile(base ** (np.arange(half) / -half), 2), np.repeat([-1.0, 1.0], half)
+
+
+@op("-> i32[...]", shapes=_relative_buckets)
+def relative_buckets(*, positions: int, buckets: int, distance: int) -> Array:
+    """The bucket that each distance j - i between two places falls into (Raffel et al. 2020, section 2.1).
+
+    Half of the buckets are for j > i. Of each half, the first half has a bucket for each distance, and the buckets of
+    the rest grow by a factor up to `distance`; the last one also has whatever is farther. With e = buckets / 4:
+    bucket(d) = d where d < e, else min(e + ⌊e · ln(d / e) / ln(distance / e)⌋, 2e - 1).
+    """
+    exact, places = buckets // 4, np.arange(positions)
+    offsets = places - places[:, None]
+    apart = np.abs(offsets)
+    growth = np.log(np.maximum(apart, exact) / exact) / math.log(distance / exact)
+    far = np.minimum(exact + (growth * exact).astype(int), 2 * exact - 1)
+    return np.where(offsets > 0, 2 * exact, 0) + np.where(apart < exact, apart, far)
+
+
+@op("-> i32[...]", shapes=_log_buckets)
+def log_buckets(*, positions: int, buckets: int) -> Array:
+    """The row of a table of 2 · buckets rows for each distance i - j between two places (He et al. 2021).
+
+    With m = buckets / 2 and far(d) = m + ⌈(m - 1) · ln(d / m) / ln((positions - 1) / m)⌉: row = buckets + d where
+    |d| ≤ m, else buckets ± far(|d|) with the sign of d; at most 2 · buckets - 1.
+    """
+    middle, places = buckets // 2, np.arange(positions)
+    offsets = places[:, None] - places
+    growth = np.log(np.maximum(np.abs(offsets), middle) / middle) / math.log((positions - 1) / middle)
+    far = np.sign(offsets) * (middle + np.ceil(growth * (middle - 1)).astype(int))
+    rows = buckets + np.where(np.abs(offsets) <= middle, offsets, far)
+    return np.clip(rows, 0, 2 * buckets - 1)
+
+
+@op("[*, rows, n], i32[rows, m] -> [*, rows, m]")
+def take_along(x: Array, columns: Array) -> Array:
+    """y[..., i, j] = x[..., i, columns[i, j]]."""
+    return np.take_along_axis(x, np.broadcast_to(columns, (*x.shape[:-1], columns.shape[-1])), axis=-1)
+
+
 @op("[...] -> [...]", shapes=_cast)
 def cast(x: Array, *, element: str) -> Array:
     """x in another element type. Between floats this is rounding, which the float64 reference leaves out."""
@@ -431,6 +511,7 @@ PRIMITIVES = {
     declared.name: declared
     for declared in (
         add, subtract, multiply, divide, maximum, matmul, transpose, reshape, concat, split, slice_, select, sum_,
-        embedding, padding_mask, cast, softmax, layer_norm, gelu, gelu_tanh, relu, silu, sigmoid, tanh,
+        embedding, padding_mask, local_mask, rotary, relative_buckets, log_buckets, take_along, cast,
+        softmax, layer_norm, gelu, gelu_tanh, relu, silu, sigmoid, tanh,
     )
 }  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 from bertc.errors import BertcError, Diagnostic, Source, Span, did_you_mean, error
 from bertc.hugging_face import read_directory
 from bertc.shapes import Profile, default_profile, profile_problems
-from bertc.spec_fields import NETWORK, SPEC, Section
+from bertc.spec_fields import NETWORK, SPEC, QkvLayout, Section
 from bertc.spec_reader import Reading, read_fields
 from bertc.spec_relations import place_of, profiles_of, relation_problems, sizes_of
 from bertc.tree import Entry, MappingNode, Node, ScalarNode, SequenceNode, all_of, read_source, shown
@@ -29,10 +29,19 @@ _SLOT_PATHS = tuple(f"network.{slot.name}" for slot in NETWORK.fields)
 
 @dataclass(frozen=True)
 class Slot:
-    """The block that fills a slot of the network, and how often it repeats with weights of its own; None: once."""
+    """The block that fills a slot of the network, and how often it repeats; None: once."""
 
     block: str
     repeat: int | None = None
+    others: tuple[str, ...] = ()
+    """The blocks of further copies, after whose last the first comes again."""
+    shared: bool = False
+    """Whether the copies have their weights together."""
+
+    def turn(self, copy: int) -> str:
+        """The block of a copy, counted from 0."""
+        blocks = (self.block, *self.others)
+        return blocks[copy % len(blocks)]
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,15 @@ class Spec:
     norm_eps: float
     activation: str
     position_offset: int
+    rotary_base: float | None
+    local_rotary_base: float | None
     network: Mapping[str, Slot]
     blocks: tuple[Path, ...]
     shapes: tuple[Profile, ...]
     precision: str
     weights: Path | None
+    family: str
+    qkv_layout: QkvLayout | None
     target: str | None
     passes: tuple[str, ...]
     without: tuple[str, ...]
@@ -167,11 +180,15 @@ def _resolved(reading: Reading, name: str, argument: str) -> Spec:
         norm_eps=float(values["norm_eps"]),
         activation=values["activation"],
         position_offset=values["position_offset"],
+        rotary_base=values.get("rotary_base"),
+        local_rotary_base=values.get("local_rotary_base"),
         network=MappingProxyType({slot: _slot(value, sizes) for slot, value in slots.items()}),
         blocks=tuple(place_of(reading, f"blocks.{index}") for index in range(len(values["blocks"]))),
         shapes=profiles_of(reading) or (default_profile(positions),),
         precision=values["precision"],
         weights=_weights(reading),
+        family=values["family"],
+        qkv_layout=values.get("qkv_layout"),
         target=values.get("target"),
         passes=_passes(reading),
         without=values["without"],
@@ -184,8 +201,10 @@ def _resolved(reading: Reading, name: str, argument: str) -> Spec:
 def _slot(value: Any, sizes: Mapping[str, int]) -> Slot:
     if isinstance(value, str):
         return Slot(value)
-    repeat = value.get("repeat")
-    return Slot(value["block"], sizes[repeat] if isinstance(repeat, str) else repeat)
+    blocks, repeat = value["block"], value.get("repeat")
+    first, *others = (blocks,) if isinstance(blocks, str) else blocks
+    copies = sizes[repeat] if isinstance(repeat, str) else repeat
+    return Slot(first, copies, tuple(others), value.get("weights") == "shared")
 
 
 def _weights(reading: Reading) -> Path | None:
@@ -218,13 +237,21 @@ def override(
     passes: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
     shapes: Sequence[Profile] | None = None,
+    qkv_layout: str | None = None,
 ) -> Spec:
     """The spec with what the command line says instead; None leaves a field as it is.
 
     Values are checked as those of a file are; all that is wrong is one B0212 (exit 2). Paths start at the working
     directory.
     """
-    given = {"precision": precision, "target": target, "weights": weights, "passes": passes, "without": without}
+    given = {
+        "precision": precision,
+        "target": target,
+        "weights": weights,
+        "qkv_layout": qkv_layout,
+        "passes": passes,
+        "without": without,
+    }
     reading = read_fields(_flags({name: value for name, value in given.items() if value is not None}), complete=False)
     problems = [*reading.problems, *relation_problems(reading)]
     positions = spec.sizes["positions"] - spec.position_offset
@@ -247,7 +274,7 @@ def _flags(given: Mapping[str, str | Sequence[str]]) -> MappingNode:
     """What was typed, as a tree whose places show the flag and the value."""
 
     def scalar(name: str, value: str) -> ScalarNode:
-        return ScalarNode(value, Span(Source(f"--{name}", value), 1, 1, max(1, len(value))))
+        return ScalarNode(value, Span(Source(f"--{name.replace('_', '-')}", value), 1, 1, max(1, len(value))))
 
     def node(name: str, value: str | Sequence[str]) -> Node:
         if isinstance(value, str):
@@ -274,7 +301,9 @@ def spec_hash(spec: Spec) -> str:
         "norm_eps": spec.norm_eps,
         "activation": spec.activation,
         "position_offset": spec.position_offset,
-        "network": {name: [slot.block, slot.repeat] for name, slot in spec.network.items()},
+        "rotary_base": spec.rotary_base,
+        "local_rotary_base": spec.local_rotary_base,
+        "network": {name: astuple(slot) for name, slot in spec.network.items()},
         "blocks": [_file_hash(path) for path in spec.blocks],
         "shapes": [[astuple(profile.batch), astuple(profile.seq)] for profile in spec.shapes],
         "precision": spec.precision,

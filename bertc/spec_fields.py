@@ -8,7 +8,7 @@ fields (heads divide hidden, sequences fit the positions) is bertc/spec.py's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,24 @@ def describe(kind: Kind) -> str:
 PRECISIONS = ("fp32", "fp16", "bf16")
 TARGETS = ("tensorrt", "rtx", "onnx", "cuda", "reference")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
+FAMILIES = (
+    "bert",
+    "roberta",
+    "distilbert",
+    "electra",
+    "albert",
+    "mpnet",
+    "modernbert",
+    "nomic_bert",
+    "gte",
+    "deberta",
+    "megatron",
+)
+"""Each has a table of names, bertc/weights_io/families/FAMILY.toml."""
+
+QkvLayout = Literal["3NH", "NH3", "N3H"]
+"""The order in which the rows of query, key and value lie that are one tensor: 3 of them, N heads, H of a head."""
+
 INPUT_NAMES = {
     "hugging_face": ("input_ids", "attention_mask", "token_type_ids"),
     "demobert": ("input_ids", "input_mask", "segment_ids"),
@@ -118,9 +136,12 @@ SIZES = Section(
         Field("heads", Whole(1, 1024), "attention heads", required=True),
         Field("head_size", Whole(1, 4096), "length of a head's vectors; hidden / heads when left out"),
         Field("inner", Whole(1, 1 << 18), "length of the feed-forward network's inner vector", required=True),
+        Field("embedding_size", Whole(1, 65536), "length of the vectors in the embedding tables; hidden when left out"),
         Field("vocab", Whole(1, 1 << 24), "tokens of the vocabulary", required=True),
         Field("positions", Whole(1, 1 << 20), "rows of the position table", required=True),
         Field("types", Whole(1, 1024), "token types (segments)", required=True),
+        Field("buckets", Whole(2, 1 << 16), "rows that a table of distances has for those of one sign"),
+        Field("window", Whole(2, 1 << 20), "tokens that a layer of local attention sees, half of them on each side"),
         Field("labels", Whole(1, 1 << 16), "results of a classification head; as many as `labels` names, else 2"),
     ),
 )
@@ -132,11 +153,21 @@ _REPEATED_SLOT = Either(
         Section(
             "a key of a slot",
             (
-                Field("block", _SLOT, "the block that fills the slot", required=True),
+                Field(
+                    "block",
+                    Either((_SLOT, Items(_SLOT, 1, MAXIMUM_REPEAT, "a list of blocks"))),
+                    "the block that fills the slot; the copies take those of a list in turn",
+                    required=True,
+                ),
                 Field(
                     "repeat",
                     Either((Choice(tuple(size.name for size in SIZES.fields)), Whole(1, MAXIMUM_REPEAT))),
-                    "how often, as a size or a number; each copy has weights of its own",
+                    "how often, as a size or a number",
+                ),
+                Field(
+                    "weights",
+                    Choice(("own", "shared")),
+                    "whether each copy has weights of its own, `own` when left out",
                 ),
             ),
         ),
@@ -145,10 +176,12 @@ _REPEATED_SLOT = Either(
 NETWORK = Section(
     "a slot of the network",
     (
+        Field("wiring", _SLOT, "how the other slots are joined", default="network"),
         Field("embeddings", _REPEATED_SLOT, "ids to vectors", default="bert_embeddings"),
         Field("mask", _REPEATED_SLOT, "which tokens are seen", default="right_padding"),
         Field("encoder", _REPEATED_SLOT, "one layer", default={"block": "post_norm", "repeat": "layers"}),
         Field("final", _REPEATED_SLOT, "what follows the last layer", default="identity"),
+        Field("pooling", _REPEATED_SLOT, "what heads of classification take for a whole sequence", default="first_row"),
         Field("head", _REPEATED_SLOT, "vectors to results", default="pooled"),
     ),
 )
@@ -173,6 +206,8 @@ SPEC = Section(
         Field("norm_eps", Real(0.0, 1.0), "epsilon of every layer norm", required=True),
         Field("activation", Choice(ACTIVATIONS), "of the feed-forward network; `gelu` is the erf form", required=True),
         Field("position_offset", Whole(0, 1024), "row of the position table that the first token takes", default=0),
+        Field("rotary_base", Real(0.0, 1e12), "of rotary positions: place p turns pair i by p / base^(2i / head_size)"),
+        Field("local_rotary_base", Real(0.0, 1e12), "the same, of layers of local attention"),
         Field("network", NETWORK, "the block that fills each slot"),
         Field(
             "blocks",
@@ -188,6 +223,12 @@ SPEC = Section(
         ),
         Field("precision", Choice(PRECISIONS), "of weights and products; norms and softmax stay fp32", default="fp32"),
         Field("weights", Text("a path"), "the checkpoint, in any format that bertc reads"),
+        Field("family", Choice(FAMILIES), "whose names the parameters have in the checkpoint", default="bert"),
+        Field(
+            "qkv_layout",
+            Choice(get_args(QkvLayout)),
+            "how Megatron's query_key_value lies in the checkpoint (N heads of size H); by its version when left out",
+        ),
         Field("target", Choice(TARGETS), "the engine to build for; the best that the machine has when left out"),
         Field("passes", Items(_PASS, 0, 64, "a list of passes"), "the pipeline", default=("default",)),
         Field(

@@ -13,6 +13,7 @@ from bertc.shapes import Profile, Range, profile_problems
 from bertc.spec_fields import MAXIMUM_REPEAT, SIZES
 from bertc.spec_reader import Reading
 from bertc.tree import shown
+from bertc.types import is_tuple
 
 
 def relation_problems(reading: Reading) -> Iterator[Diagnostic]:
@@ -20,17 +21,19 @@ def relation_problems(reading: Reading) -> Iterator[Diagnostic]:
 
     A relation is checked where all its fields are there and right by themselves.
     """
-    relations = (_head_problems, _label_problems, _repeat_problems, _shape_problems, _file_problems)
+    relations = (_head_problems, _label_problems, _repeat_problems, _turn_problems, _shape_problems, _file_problems)
     return chain.from_iterable(relation(reading) for relation in relations)
 
 
 def sizes_of(reading: Reading) -> dict[str, int]:
     """All sizes that are known, derived ones too, in the order of their declaration.
 
-    head_size = hidden / heads; labels = the number of label names, else 2.
+    head_size = hidden / heads; embedding_size = hidden; labels = the number of label names, else 2.
     """
     given = {path.removeprefix("sizes."): size for path, size in reading.values.items() if path.startswith("sizes.")}
     derived = {"labels": len(reading.values.get("labels", ())) or 2}
+    if "hidden" in given:
+        derived["embedding_size"] = given["hidden"]
     if "hidden" in given and "heads" in given:
         derived["head_size"] = given["hidden"] // given["heads"]
     known = derived | given
@@ -76,6 +79,19 @@ def _repeat_problems(reading: Reading) -> Iterator[Diagnostic]:
         if count > MAXIMUM_REPEAT:
             message = f"expected at most {MAXIMUM_REPEAT} copies of a block, but `{repeat}` is {count}"
             yield Diagnostic("B0208", message, reading.spans[path], "an encoder's block repeats `layers` times")
+
+
+def _turn_problems(reading: Reading) -> Iterator[Diagnostic]:
+    """A list of blocks of which some would never have their turn."""
+    sizes = sizes_of(reading)
+    for path, blocks in reading.values.items():
+        if not (is_tuple(blocks) and path.startswith("network.") and path.endswith(".block")):
+            continue
+        repeat = reading.values.get(path.removesuffix("block") + "repeat", 1)
+        copies = sizes.get(repeat) if isinstance(repeat, str) else repeat
+        if copies is not None and len(blocks) > copies:
+            message = f"expected a block for each of {copies} copies at most, but found {len(blocks)}"
+            yield Diagnostic("B0208", message, reading.spans[path], "`repeat` says how many copies there are")
 
 
 def _shape_problems(reading: Reading) -> Iterator[Diagnostic]:

@@ -70,8 +70,12 @@ def constant(layer: Any, bf16: Mapping[str, Array]) -> Array:
 
 def gather(layer: Any, arrays: list[Array]) -> Array:
     layer.__class__ = trt.IGatherLayer
-    assert layer.mode == trt.GatherMode.DEFAULT
     assert arrays[1].min() >= 0
+    if layer.mode == trt.GatherMode.ELEMENT:
+        assert arrays[0].shape[:-1] == arrays[1].shape[:-1]
+        assert layer.axis == arrays[0].ndim - 1
+        return np.take_along_axis(arrays[0], arrays[1], layer.axis)
+    assert layer.mode == trt.GatherMode.DEFAULT
     return np.take(arrays[0], arrays[1], layer.axis)
 
 
@@ -89,6 +93,11 @@ def elementwise(layer: Any, arrays: list[Array]) -> Array:
         trt.ElementWiseOperation.LESS: np.less,
     }
     return operations[layer.op](wide(x), wide(y))
+
+
+def unary(layer: Any, arrays: list[Array]) -> Array:
+    layer.__class__ = trt.IUnaryLayer
+    return {trt.UnaryOperation.SIN: np.sin, trt.UnaryOperation.COS: np.cos}[layer.op](wide(arrays[0]))
 
 
 def activation(layer: Any, arrays: list[Array]) -> Array:
@@ -118,9 +127,11 @@ def slicing(layer: Any, arrays: list[Array]) -> Array:
     start, stride = tuple(layer.start), tuple(layer.stride)
     size = tuple(arrays[2]) if len(arrays) > 2 and arrays[2] is not None else tuple(layer.shape)
     x = arrays[0]
-    assert all(at + count <= end for at, count, end in zip(start, size, x.shape, strict=True))
-    assert set(stride) == {1}
-    return x[tuple(slice(at, at + count) for at, count in zip(start, size, strict=True))]
+    for axis, (at, count, step) in enumerate(zip(start, size, stride, strict=True)):
+        assert step in (0, 1)
+        assert at + (count - 1) * step < x.shape[axis]
+        x = np.take(x, [at + index * step for index in range(count)], axis)
+    return x
 
 
 def matrix_multiply(layer: Any, arrays: list[Array]) -> Array:
@@ -173,6 +184,7 @@ def attention(layer: Any, arrays: list[Array]) -> Array:
 LAYERS: dict[Any, Callable[[Any, list[Array]], Array]] = {
     trt.LayerType.GATHER: gather,
     trt.LayerType.ELEMENTWISE: elementwise,
+    trt.LayerType.UNARY: unary,
     trt.LayerType.ACTIVATION: activation,
     trt.LayerType.SHUFFLE: shuffle,
     trt.LayerType.SLICE: slicing,

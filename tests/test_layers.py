@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "bertc"
 FLOW = (
     *("version", "errors", "types", "notation", "parser", "ops", "plugins", "graph"),
     *("tree", "json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
-    *("hugging_face", "spec", "elaborate", "reference", "rule", "rewrite", "passes", "weights_io", "checkpoints"),
-    *("kernels", "targets", "exports", "bundle", "rule_instances", "check", "compiler", "engine"),
+    *("families", "hugging_face", "spec", "elaborate", "reference", "rule", "rewrite", "passes", "weights_io"),
+    *("checkpoints", "sequences", "text"),
+    *("kernels", "targets", "exports", "bundle", "rule_instances", "check", "compiler", "engine", "bench"),
     *("__init__", "arguments", "cli", "__main__"),
 )
 
@@ -25,12 +26,13 @@ HOMES = {
     "shtab": {"cli"},
     "yaml": {"yaml_reader"},
     "onnx": {"targets.onnx"},
-    "onnxruntime": {"targets.onnx"},
+    "onnxruntime": {"targets.onnx", "bench.onnxruntime_peer"},
     "tensorrt_rtx": {"targets.tensorrt"},
     "triton": {"targets.cuda.compile_kernels", *(f"kernels.{path.stem}" for path in PACKAGE.glob("kernels/*.py"))},
     "cuda": {"targets.cuda.driver"},
-    "torch": set[str](),
-    "transformers": set[str](),
+    "torch": {f"bench.{name}" for name in ("torch_ops", "torch_network", "torch_peer", "onnxruntime_peer")},
+    "transformers": {"bench.onnxruntime_peer"},
+    "tokenizers": {"text.tokenizer_json"},
     "safetensors": set[str](),
 }
 

@@ -28,10 +28,12 @@ TINY: dict[str, Any] = {
     "activation": "gelu",
 }
 DEFAULT_NETWORK = {
+    "wiring": Slot("network"),
     "embeddings": Slot("bert_embeddings"),
     "mask": Slot("right_padding"),
     "encoder": Slot("post_norm", 2),
     "final": Slot("identity"),
+    "pooling": Slot("first_row"),
     "head": Slot("pooled"),
 }
 
@@ -72,7 +74,7 @@ def test_shipped(
 ) -> None:
     found = load_spec(name)
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "head_size": head_size, "inner": inner}
-    assert found.sizes == {**sizes, "vocab": 30522, "positions": 512, "types": 2, "labels": 2}
+    assert found.sizes == {**sizes, "embedding_size": hidden, "vocab": 30522, "positions": 512, "types": 2, "labels": 2}
     assert (found.name, found.source, found.norm_eps, found.activation) == (name, name, norm_eps, "gelu")
     embeddings = {"embeddings": Slot("summed_embeddings")} if name == "megatron-345m" else {}
     assert found.network == {**DEFAULT_NETWORK, **embeddings, "encoder": Slot(encoder, layers), "final": Slot(final)}
@@ -118,7 +120,7 @@ def test_every_field_is_read() -> None:
         "position_offset": 2,
         "network": {
             "embeddings": "my_embeddings",
-            "encoder": {"block": "my_layer", "repeat": "heads"},
+            "encoder": {"block": ["my_layer", "their_layer"], "repeat": "heads", "weights": "shared"},
             "final": {"block": "twice", "repeat": 2},
             "head": "token_classification",
         },
@@ -132,13 +134,15 @@ def test_every_field_is_read() -> None:
         "labels": ["no", "on", "é"],
     }
     found = spec(content, "some/folder/mine.yaml")
-    assert found.sizes == {**content["sizes"], "head_size": 16}
+    assert found.sizes == {**content["sizes"], "head_size": 16, "embedding_size": 64}
     assert (found.norm_eps, found.activation, found.position_offset) == (1e-5, "gelu_tanh", 2)
     assert found.network == {
+        "wiring": Slot("network"),
         "embeddings": Slot("my_embeddings"),
         "mask": Slot("right_padding"),
-        "encoder": Slot("my_layer", 5),
+        "encoder": Slot("my_layer", 5, ("their_layer",), shared=True),
         "final": Slot("twice", 2),
+        "pooling": Slot("first_row"),
         "head": Slot("token_classification"),
     }
     assert found.shapes == (
@@ -214,14 +218,19 @@ slots = st.sampled_from(["mine", "_x1"])
 specs = st.fixed_dictionaries(
     {
         "sizes": st.fixed_dictionaries(
-            {"head_size": st.integers(1, 4096), "positions": st.integers(3, 1 << 20)}
+            {
+                "head_size": st.integers(1, 4096),
+                "embedding_size": st.integers(1, 65536),
+                "positions": st.integers(3, 1 << 20),
+            }
             | dict.fromkeys(("layers", "hidden", "heads", "inner", "vocab", "types", "labels"), whole)
         ),
         "norm_eps": st.floats(0, 1, exclude_min=True, exclude_max=True),
         "activation": st.sampled_from(ACTIVATIONS),
         "position_offset": st.integers(0, 2),
         "network": st.dictionaries(
-            st.sampled_from(list(DEFAULT_NETWORK)), slots | st.fixed_dictionaries({"block": slots, "repeat": whole})
+            st.sampled_from([name for name in DEFAULT_NETWORK if name != "wiring"]),
+            slots | st.fixed_dictionaries({"block": slots, "repeat": whole}),
         ),
         "precision": st.sampled_from(PRECISIONS),
         "target": st.sampled_from(TARGETS),
@@ -259,7 +268,7 @@ def test_a_base_gives_what_is_left_out(tmp_path: Path) -> None:
     write(tmp_path / "below" / "base.yaml", base)
     own = {"base": "below/base.yaml", "sizes": {"layers": 3}, "network": {"head": "pooled"}, "labels": ["c"]}
     found = load_spec(str(write(tmp_path / "own.yaml", own)))
-    assert found.sizes == {**TINY["sizes"], "layers": 3, "head_size": 16, "labels": 1}
+    assert found.sizes == {**TINY["sizes"], "layers": 3, "head_size": 16, "embedding_size": 64, "labels": 1}
     assert found.network == {**DEFAULT_NETWORK, "encoder": Slot("post_norm", 3), "final": Slot("final_norm")}
     assert (found.norm_eps, found.labels, found.name) == (1e-12, ("c",), "own")
     assert found.weights == tmp_path / "below" / "w"  # paths start where they are written
@@ -294,7 +303,7 @@ def directory(folder: Path, **changes: Any) -> Spec:
 
 def test_hugging_face_defaults_are_those_of_transformers(tmp_path: Path) -> None:
     found = directory(tmp_path / "model-1.5")
-    assert found.sizes == {**TINY["sizes"], "head_size": 16, "labels": 2}
+    assert found.sizes == {**TINY["sizes"], "head_size": 16, "embedding_size": 64, "labels": 2}
     assert (found.norm_eps, found.activation, found.network) == (1e-12, "gelu", DEFAULT_NETWORK)
     assert (found.name, found.weights) == ("model-1.5", tmp_path / "model-1.5")
     without = {name: value for name, value in CONFIG.items() if name not in ("model_type", "max_position_embeddings")}
@@ -499,12 +508,14 @@ def test_specs_that_say_the_same_have_the_same_hash(tmp_path: Path) -> None:
     assert spec_hash(directory(tmp_path / "model")) == spec_hash(spec(TINY))
 
 
-OF_NO_ACCOUNT = {"name", "source", "weights", "spans"}
+OF_NO_ACCOUNT = {"name", "source", "weights", "family", "qkv_layout", "spans"}
 CHANGED: dict[str, Any] = {
     "sizes": {**TINY["sizes"], "head_size": 16, "labels": 3},
     "norm_eps": 1.0000000000000002e-12,
     "activation": "gelu_tanh",
     "position_offset": 1,
+    "rotary_base": 1000.0,
+    "local_rotary_base": 1000.0,
     "network": {**DEFAULT_NETWORK, "encoder": Slot("post_norm", 3)},
     "blocks": "a.net",
     "shapes": (Profile(Range(1, 8, 32), Range(1, 32, 31)),),

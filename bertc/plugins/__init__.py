@@ -7,7 +7,7 @@ it runs is its kernel. The three texts are independent of each other; the tests 
 from bertc.ops import PRIMITIVES
 from bertc.plugins.attention import attention
 from bertc.plugins.bias_gelu import bias_gelu, bias_gelu_tanh
-from bertc.plugins.embed_norm import embed_norm
+from bertc.plugins.embed_norm import embed_norm, untyped_embed_norm
 from bertc.plugins.packed import first_tokens, packed_attention, packed_embed_norm
 from bertc.plugins.qkv_projection import qkv_projection
 from bertc.plugins.scaled_softmax import scaled_softmax
@@ -18,8 +18,10 @@ PACKED = {declared.name: declared for declared in (first_tokens, packed_attentio
 
 PLUGINS = PACKED | {
     declared.name: declared
-    for declared in (attention, bias_gelu, bias_gelu_tanh, embed_norm, qkv_projection, scaled_softmax, skip_norm)
-}
+    for declared in (
+        attention, bias_gelu, bias_gelu_tanh, embed_norm, untyped_embed_norm, qkv_projection, scaled_softmax, skip_norm,
+    )
+}  # fmt: skip
 
 OPS = PRIMITIVES | PLUGINS
 """Every op that a graph may hold."""

@@ -16,13 +16,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bertc.errors import error
 from bertc.graph import INPUT, UNUSED, Graph, Node, Operand
-from bertc.ops import Array
+from bertc.ops import Array, rotary_factors
 from bertc.passes.expand_unhosted import Hosts
 from bertc.plugins import PACKED
 from bertc.reference import Weights, constant
 from bertc.spec import Spec
 from bertc.spec_fields import INPUT_NAMES
+from bertc.targets import Runtime
 from bertc.types import Dim, Shape, Type
 from bertc.version import VERSION
 
@@ -89,12 +91,24 @@ def why_not_here() -> str | None:
     return None
 
 
-def open_session(folder: Path) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-    """ONNX Runtime on the CPU: arrays in, arrays out, by the names of the model."""
+def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Runtime:
+    """ONNX Runtime on the CPU; `names` are those of the inputs in the model, by Hugging Face's.
+
+    It may be called from several threads. Raises BertcError B0513 for any device but 0.
+    """
+    if device != 0:
+        message = f"there is no device {device}: the engine is ONNX Runtime's on the CPU, which is device 0"
+        raise error("B0513", message, None, "leave the device out")
     runtime: Any = import_module("onnxruntime")
     session = runtime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
-    names: list[str] = [output.name for output in session.get_outputs()]
-    return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    outputs: dict[str, list[int | str]] = {output.name: output.shape for output in session.get_outputs()}
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        given = {names[name]: array for name, array in inputs.items()}
+        return dict(zip(outputs, session.run(list(outputs), given), strict=True))
+
+    token_outputs = frozenset(name for name, shape in outputs.items() if "seq" in shape)
+    return Runtime(run, lambda: None, token_outputs)
 
 
 class _Lowering:
@@ -261,27 +275,91 @@ class _Lowering:
 
     def padding_mask(self, node: Node) -> None:
         key, element = node.key, node.types[0].element
-        scalar = self.integers()
-        end = self.emit("Reshape", [self.size(node.attribute("size")), scalar], f"{key}.end")
-        zero = self.initializer("index.0", np.asarray(0), "i64")
-        one = self.initializer("index.1", np.asarray(1), "i64")
-        places = self.emit("Range", [zero, end, one], f"{key}.range")
-        places = self.emit("Cast", [places], f"{key}.places", to=TensorProto.INT32)
+        places = self.places(node.attribute("size"))
         lengths = self.emit("Unsqueeze", [node.values[0], self.integers(1, 2, 3)], f"{key}.lengths")
         inside = self.emit("Less", [places, lengths], f"{key}.inside")
         self.emit("Where", [inside, self.operand(0.0, element), self.operand(-10000.0, element)], key)
+
+    def places(self, size: Dim) -> str:
+        """0, 1, 2, ... as i32 [size]."""
+        name = f"places.{size}"
+        if all(node.output[0] != name for node in self.nodes):
+            end = self.emit("Reshape", [self.size(size), self.integers()], f"{name}.end")
+            zero, one = (self.initializer(f"index.{index}", np.asarray(index), "i64") for index in (0, 1))
+            wide = self.emit("Range", [zero, end, one], f"{name}.range")
+            self.emit("Cast", [wide], name, to=TensorProto.INT32)
+        return name
+
+    def local_mask(self, node: Node) -> None:
+        key, (_, size), element = node.key, node.types[0].shape[-2:], node.types[0].element
+        places = self.places(size)
+        rows = self.emit("Unsqueeze", [places, self.integers(1)], f"{key}.rows")
+        apart = self.emit("Abs", [self.emit("Sub", [rows, places], f"{key}.offsets")], f"{key}.apart")
+        farthest = self.operand(node.attribute("window") // 2, "i32")
+        near = self.emit("LessOrEqual", [apart, farthest], f"{key}.near")
+        self.emit("Where", [near, node.values[0], self.operand(-10000.0, element)], key)
+
+    def take_along(self, node: Node) -> None:
+        """The operator wants the columns for each of the leading sizes."""
+        key, x, columns = node.key, node.values[0], node.values[1]
+        rank = len(node.types[0].shape)
+        leading = self.emit("Shape", [x], f"{key}.leading", end=rank - 1)
+        shape = self.emit("Concat", [leading, self.size(node.types[0].shape[-1])], f"{key}.shape", axis=0)
+        spread = self.emit("Expand", [self.operand(columns, "i32"), shape], f"{key}.columns")
+        self.emit("GatherElements", [x, spread], key, axis=-1)
+
+    def rotary(self, node: Node) -> None:
+        """y = x · cos + (x with its halves swapped) · sin, where sin has the sign that its half has in the equation."""
+        key, x, half = node.key, node.values[0], int(node.types[0].shape[-1]) // 2
+        cosines, sines = self._turns(node)
+        self.emit("Split", [x, self.integers(half, half)], [f"{key}.left", f"{key}.right"], axis=-1)
+        swapped = self.emit("Concat", [f"{key}.right", f"{key}.left"], f"{key}.swapped", axis=-1)
+        straight = self.emit("Mul", [x, cosines], f"{key}.straight")
+        self.emit("Add", [straight, self.emit("Mul", [swapped, sines], f"{key}.across")], key)
+
+    def _turns(self, node: Node) -> tuple[str, str]:
+        """The cosines and the sines of all places, [seq, size]; those of one base are computed once."""
+        seq, size = node.types[0].shape[-2:]
+        base, element = node.attribute("base"), node.types[0].element
+        name = f"rotary.{base}.{size}.{seq}"
+        cosines, sines = f"{name}.cosines.{element}", f"{name}.sines.{element}"
+        if any(node.output[0] == sines for node in self.nodes):
+            return cosines, sines
+        frequencies, signs = rotary_factors(base, int(size))
+        places = self.emit("Cast", [self.places(seq)], f"{name}.places", to=TensorProto.FLOAT)
+        rows = self.emit("Unsqueeze", [places, self.integers(1)], f"{name}.rows")
+        steps = self.initializer(f"{name}.frequencies", frequencies, "f32")
+        angles = self.emit("Mul", [rows, steps], f"{name}.angles")
+        turned = self.emit("Sin", [angles], f"{name}.sines")
+        signed = self.emit("Mul", [turned, self.initializer(f"{name}.signs", signs, "f32")], f"{name}.signed")
+        self.emit("Cast", [self.emit("Cos", [angles], f"{name}.cosines")], cosines, to=ELEMENTS[element][0])
+        return cosines, self.emit("Cast", [signed], sines, to=ELEMENTS[element][0])
 
     # ----------------------------------------------------------------------------------------------- fused ops
 
     def embed_norm(self, node: Node) -> None:
         word, position, type, ids, types, scale, bias = node.values
-        table = constant(self.graph, position, self.weights)[node.attribute("offset") :]
-        places = self.initializer(f"{node.key}.positions", table, "f32")
-        word, type, scale, bias = (self.operand(value, "f32") for value in (word, type, scale, bias))
-        norm, total = _results(node)
-        outputs = [norm, f"{node.key}.mask_index", *([total] if total else [])]
-        inputs = [ids, types, word, places, type, scale, bias]
-        self.emit("EmbedLayerNormalization", inputs, outputs, MICROSOFT, epsilon=node.attribute("eps"))
+        self._embed_norm(node, (ids, types), (word, position, type), (scale, bias))
+
+    def untyped_embed_norm(self, node: Node) -> None:
+        word, position, ids, scale, bias = node.values
+        self._embed_norm(node, (ids, ""), (word, position, ""), (scale, bias))
+
+    def _embed_norm(
+        self, node: Node, ids: tuple[str, ...], tables: tuple[str, str, str], norm: tuple[str, ...]
+    ) -> None:
+        """An operand that the operator may go without is named by the empty text."""
+        word, position, type = tables
+        places = constant(self.graph, position, self.weights)[node.attribute("offset") :]
+        arrays = [
+            self.operand(word, "f32"),
+            self.initializer(f"{node.key}.positions", places, "f32"),
+            self.operand(type, "f32") if type else "",
+            *(self.operand(value, "f32") for value in norm),
+        ]
+        result, total = _results(node)
+        outputs = [result, f"{node.key}.mask_index", *([total] if total else [])]
+        self.emit("EmbedLayerNormalization", [*ids, *arrays], outputs, MICROSOFT, epsilon=node.attribute("eps"))
 
     def skip_norm(self, node: Node) -> None:
         x, residual, scale, bias = node.values
@@ -421,7 +499,11 @@ LOWERINGS: dict[str, Callable[[_Lowering, Node], None]] = {
     "layer_norm": _Lowering.layer_norm,
     "silu": _Lowering.silu,
     "padding_mask": _Lowering.padding_mask,
+    "local_mask": _Lowering.local_mask,
+    "rotary": _Lowering.rotary,
+    "take_along": _Lowering.take_along,
     "embed_norm": _Lowering.embed_norm,
+    "untyped_embed_norm": _Lowering.untyped_embed_norm,
     "skip_norm": _Lowering.skip_norm,
     "qkv_projection": _Lowering.qkv_projection,
     "attention": _Lowering.attention,

@@ -16,11 +16,12 @@ import numpy as np
 
 from bertc.errors import error
 from bertc.graph import INPUT, Graph, Node, Operand
-from bertc.ops import Array
+from bertc.ops import Array, rotary_factors
 from bertc.passes.expand_unhosted import Hosts
 from bertc.reference import Weights, constant
 from bertc.spec import Spec
 from bertc.spec_fields import INPUT_NAMES
+from bertc.targets import Runtime
 from bertc.types import Dim, Shape
 
 trt: Any = import_module("tensorrt_rtx")
@@ -38,6 +39,11 @@ ELEMENTS: dict[str, tuple[Any, Any]] = {
     "i64": (trt.int64, np.int64),
     "bool": (trt.bool, np.bool_),
 }
+
+OPERATIONS = trt.ElementWiseOperation
+
+LONGEST = 1 << 15
+"""Places there are in tables of places."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -90,7 +96,7 @@ def why_not_here() -> str | None:
     return "no, bertc builds engines for RTX GPUs and does not run them yet; TensorRT-RTX's own tools do"
 
 
-def open_session(folder: Path) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Runtime:
     """Raises BertcError B0513: running needs an RTX GPU and CUDA's Python package."""
     raise error(
         "B0513",
@@ -273,27 +279,89 @@ class _Network:
     def silu(self, node: Node) -> None:
         x = self.tensors[node.values[0]]
         gate = self.name(self.definition.add_activation(x, trt.ActivationType.SIGMOID), f"{node.key}.sigmoid")
-        self.give(node, self.definition.add_elementwise(x, gate, trt.ElementWiseOperation.PROD))
+        self.give(node, self.definition.add_elementwise(x, gate, OPERATIONS.PROD))
 
     def padding_mask(self, node: Node) -> None:
         """Places below a length, out of a table of all places: [batch, 1, 1, seq]."""
-        element, longest = node.types[0].element, 1 << 15
-        table = self.constant("places", np.arange(longest).reshape(1, 1, 1, longest), "i32")
-        self._slice(f"{node.key}.places", table, (0, 0, 0, 0), (1, 1, 1, node.attribute("size")))
+        element = node.types[0].element
+        places = self.places(node.attribute("size"), (1, 1, 1, -1), "i32")
         lengths = self.definition.add_shuffle(self.tensors[node.values[0]])
         lengths.set_input(1, self.sizes(f"{node.key}.lengths", (node.types[0].shape[0], 1, 1, 1)))
-        places = self.tensors[f"{node.key}.places"]
         column = self.name(lengths, f"{node.key}.lengths")
-        inside = self.definition.add_elementwise(places, column, trt.ElementWiseOperation.LESS)
+        inside = self.definition.add_elementwise(places, column, OPERATIONS.LESS)
         zero, masked = (self.operand(value, 4, element) for value in (0.0, -10000.0))
         self.give(node, self.definition.add_select(self.name(inside, f"{node.key}.inside"), zero, masked))
+
+    def places(self, size: Dim, axes: tuple[int, ...], element: str) -> Any:
+        """0, 1, 2, ..., along the axis that is -1 of axes of 1, out of a table of all places."""
+        name = f"places.{size}.{'x'.join(map(str, axes))}.{element}"
+        if name not in self.tensors:
+            table = self.constant(f"{name}.all", np.arange(LONGEST).reshape(axes), element)
+            self._slice(name, table, (0,) * len(axes), tuple(size if axis == -1 else 1 for axis in axes))
+        return self.tensors[name]
+
+    def local_mask(self, node: Node) -> None:
+        """The squares of distances are compared, which needs no sign."""
+        shape, element = node.types[0].shape, node.types[0].element
+        ones, farthest = (1,) * (len(shape) - 2), int(node.attribute("window")) // 2
+        rows, columns = self.places(shape[-1], (*ones, -1, 1), "i32"), self.places(shape[-1], (*ones, 1, -1), "i32")
+        offsets = self.name(self.definition.add_elementwise(rows, columns, OPERATIONS.SUB), f"{node.key}.offsets")
+        squares = self.name(self.definition.add_elementwise(offsets, offsets, OPERATIONS.PROD), f"{node.key}.squares")
+        beyond = self.operand(farthest**2 + 1, len(shape), "i32")
+        near = self.name(self.definition.add_elementwise(squares, beyond, OPERATIONS.LESS), f"{node.key}.near")
+        far = self.operand(-10000.0, len(shape), element)
+        self.give(node, self.definition.add_select(near, self.tensors[node.values[0]], far))
+
+    def take_along(self, node: Node) -> None:
+        """The layer wants the columns for each of the leading sizes: a slice with steps of 0 repeats them."""
+        shape, rank = node.types[0].shape, len(node.types[0].shape)
+        columns = self.operand(node.inputs[1], rank, "i32")
+        start, steps = (0,) * rank, (*(0,) * (rank - 2), 1, 1)
+        spread = self.definition.add_slice(columns, start, (1,) * rank, steps)
+        spread.set_input(2, self.sizes(f"{node.key}.columns", shape))
+        indices = self.name(spread, f"{node.key}.columns")
+        layer = self.definition.add_gather_v2(self.tensors[node.values[0]], indices, trt.GatherMode.ELEMENT)
+        layer.axis = rank - 1
+        self.give(node, layer)
+
+    def rotary(self, node: Node) -> None:
+        """y = x · cos + (x with its halves swapped) · sin, where sin has the sign that its half has in the equation."""
+        key, shape, x = node.key, node.types[0].shape, self.tensors[node.values[0]]
+        half, start = int(shape[-1]) // 2, (0,) * (len(shape) - 1)
+        self._slice(f"{key}.left", x, (*start, 0), (*shape[:-1], half))
+        self._slice(f"{key}.right", x, (*start, half), (*shape[:-1], half))
+        halves = self.definition.add_concatenation([self.tensors[f"{key}.right"], self.tensors[f"{key}.left"]])
+        halves.axis = len(shape) - 1
+        cosines, sines = self._turns(node)
+        straight = self.definition.add_elementwise(x, cosines, OPERATIONS.PROD)
+        swapped = self.name(halves, f"{key}.swapped")
+        across = self.name(self.definition.add_elementwise(swapped, sines, OPERATIONS.PROD), f"{key}.across")
+        self.give(node, self.definition.add_elementwise(self.name(straight, f"{key}.straight"), across, OPERATIONS.SUM))
+
+    def _turns(self, node: Node) -> tuple[Any, Any]:
+        """The cosines and the sines of all places, [..., seq, size]; those of one base are computed once."""
+        shape, element = node.types[0].shape, node.types[0].element
+        seq, size, ones = shape[-2], int(shape[-1]), (1,) * (len(shape) - 2)
+        name = f"rotary.{node.attribute('base')}.{size}.{seq}.{element}"
+        if f"{name}.sines" not in self.tensors:
+            frequencies, signs = (row.reshape((*ones, 1, size)) for row in rotary_factors(node.attribute("base"), size))
+            rows, steps = self.places(seq, (*ones, -1, 1), "f32"), self.constant(f"{name}.steps", frequencies, "f32")
+            angles = self.name(self.definition.add_elementwise(rows, steps, OPERATIONS.PROD), f"{name}.angles")
+            turned = self.name(self.definition.add_unary(angles, trt.UnaryOperation.SIN), f"{name}.turned")
+            sign = self.constant(f"{name}.signs", signs, "f32")
+            signed = self.name(self.definition.add_elementwise(turned, sign, OPERATIONS.PROD), f"{name}.signed")
+            cosine = self.name(self.definition.add_unary(angles, trt.UnaryOperation.COS), f"{name}.cosine")
+            for part, tensor in (("cosines", cosine), ("sines", signed)):
+                typed = self.definition.add_cast(tensor, ELEMENTS[element][0])
+                self.tensors[f"{name}.{part}"] = self.name(typed, f"{name}.{part}")
+        return self.tensors[f"{name}.cosines"], self.tensors[f"{name}.sines"]
 
     def attention(self, node: Node) -> None:
         """IAttention takes the query scaled already, and gives [batch, heads, seq, size]."""
         element = node.types[0].element
         query, key, value = (self.tensors[name] for name in node.values[:3])
         scale = self.operand(node.attribute("scale"), 4, element)
-        product = self.definition.add_elementwise(query, scale, trt.ElementWiseOperation.PROD)
+        product = self.definition.add_elementwise(query, scale, OPERATIONS.PROD)
         scaled = self.name(product, f"{node.key}.scaled_query")
         softmax, causal = trt.AttentionNormalizationOp.SOFTMAX, trt.CausalMaskKind.NONE
         layer = self.definition.add_attention_v2(scaled, key, value, softmax, causal)
@@ -380,11 +448,11 @@ def _unary(kind: Any) -> Callable[[_Network, Node], None]:
 
 
 LOWERINGS: dict[str, Callable[[_Network, Node], None]] = {
-    "add": _binary(trt.ElementWiseOperation.SUM),
-    "subtract": _binary(trt.ElementWiseOperation.SUB),
-    "multiply": _binary(trt.ElementWiseOperation.PROD),
-    "divide": _binary(trt.ElementWiseOperation.DIV),
-    "maximum": _binary(trt.ElementWiseOperation.MAX),
+    "add": _binary(OPERATIONS.SUM),
+    "subtract": _binary(OPERATIONS.SUB),
+    "multiply": _binary(OPERATIONS.PROD),
+    "divide": _binary(OPERATIONS.DIV),
+    "maximum": _binary(OPERATIONS.MAX),
     "gelu": _unary(trt.ActivationType.GELU_ERF),
     "gelu_tanh": _unary(trt.ActivationType.GELU_TANH),
     "relu": _unary(trt.ActivationType.RELU),
@@ -403,5 +471,8 @@ LOWERINGS: dict[str, Callable[[_Network, Node], None]] = {
     "layer_norm": _Network.layer_norm,
     "silu": _Network.silu,
     "padding_mask": _Network.padding_mask,
+    "local_mask": _Network.local_mask,
+    "rotary": _Network.rotary,
+    "take_along": _Network.take_along,
     "attention": _Network.attention,
 }

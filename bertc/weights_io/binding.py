@@ -17,7 +17,7 @@ from bertc.weights_io.folding import fold, layer_number, listing
 from bertc.weights_io.names import NameTable, canonical_names, name_table
 from bertc.weights_io.tensor import Tensor, quoted
 
-HEADS = ("pooler", "question_answering", "classifier", "masked_lm")
+HEADS = ("pooler", "question_answering", "classifier", "masked_lm", "transform", "discriminator")
 """Groups of parameters that a network may leave out without computing something else."""
 
 TIES = {"masked_lm.decoder.weight": "embeddings.word.weight", "masked_lm.decoder.bias": "masked_lm.bias"}

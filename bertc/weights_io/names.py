@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from bertc.weights_io.folding import NUMBER, listing
 from bertc.weights_io.tensor import Tensor, quoted
 from bertc.weights_io.views import view
 
+MAX_NAME = 200
+MAX_NUMBERS = 4
+"""In a name that a table may have: a stranger's file can have thousands of names, and of numbers in each."""
 _CHOICES = re.compile(r"\{(\w+(?:,\w+)+)\}")
 
 
@@ -55,16 +59,45 @@ class NameTable:
 @cache
 def name_table(family: str) -> NameTable:
     """The table of families/FAMILY.toml."""
-    content = tomllib.loads(files("bertc.weights_io").joinpath("families", f"{family}.toml").read_text("utf-8"))
-    return parse_table(content)
+    return parse_table(_content(family))
+
+
+def _content(family: str) -> dict[str, Any]:
+    """What stands in families/FAMILY.toml, and below it what stands in the table that it is like."""
+    own = tomllib.loads(files("bertc.weights_io").joinpath("families", f"{family}.toml").read_text("utf-8"))
+    if "like" not in own:
+        return own
+    below = _content(own["like"])
+    others = {left: right for left, right in below["names"].items() if left not in own["names"]}
+    return {**below, **own, "names": own["names"] | others}
 
 
 @cache
 def name_tables(family: str) -> tuple[NameTable, ...]:
-    """The family's own table, then those of other frameworks' names: families/FAMILY.*.toml."""
-    others = (file.name for file in files("bertc.weights_io").joinpath("families").iterdir())
-    own = (name for name in sorted(others) if name.startswith(f"{family}.") and name != f"{family}.toml")
-    return name_table(family), *(name_table(name.removesuffix(".toml")) for name in own)
+    """The family's own table, those of other frameworks' names (families/FAMILY.*.toml), that of canonical names."""
+    others = (name_table(name) for name in _stems() if name.startswith(f"{family}."))
+    return name_table(family), *others, canonical_table()
+
+
+@cache
+def canonical_table() -> NameTable:
+    """The canonical names of all families as names of a checkpoint: what a conversion writes can be read again."""
+    same = {canonical: canonical for name in _stems() for canonical in name_table(name).checkpoint}
+    return NameTable((), frozenset(), same, same)
+
+
+def likely_family(names: Collection[str]) -> str:
+    """The family whose tables know the most of a checkpoint's names; BERT where others know no more."""
+
+    def known(family: str) -> int:
+        return max(sum(map(table.knows, names)) for table in name_tables(family))
+
+    return max(("bert", *(name for name in _stems() if "." not in name)), key=known)
+
+
+def _stems() -> list[str]:
+    """The names of all tables, in order."""
+    return sorted(file.name.removesuffix(".toml") for file in files("bertc.weights_io").joinpath("families").iterdir())
 
 
 def parse_table(content: Mapping[str, Any]) -> NameTable:
@@ -114,7 +147,9 @@ def _translated(name: str, table: Mapping[str, str]) -> str | None:
     """What `table` has for a name, as it is or with any one number in it read as {N}."""
     if name in table:
         return table[name]
-    for number in NUMBER.finditer(name):
+    if len(name) > MAX_NAME:
+        return None
+    for number in islice(NUMBER.finditer(name), MAX_NUMBERS):
         template = name[: number.start()] + "{N}" + name[number.end() :]
         if template in table:
             return table[template].replace("{N}", number[0])

@@ -1,10 +1,10 @@
 """The cuda target on a GPU: every kernel and every shipped spec checked, then timed beside torch.compile.
 
-    python benchmarks/gpu.py [--json benchmarks/results/gpu.json] [--only bert-base/1x128]
+    python benchmarks/gpu.py [--json benchmarks/results/gpu.json] [--only bert-base/1x128] [--only engines]
 
-The peer is a plain PyTorch encoder in fp16 (scaled_dot_product_attention without a mask, F.gelu, F.layer_norm) through
-torch.compile, captured in a CUDA graph. Both replay their graphs in turn, in one process; device time by events, the
-median of the pairs. Needs the cuda and test extras and a GPU.
+The peer is that of `bertc bench --against torch`: the same network and weights in PyTorch, fp16, through torch.compile,
+captured in a CUDA graph. Both replay their graphs in turn, in one process; device time by events, the median of the
+pairs. Needs the cuda, bench and test extras and a GPU; with more than one, engines on two of them are checked too.
 """
 
 from __future__ import annotations
@@ -17,43 +17,42 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from torch.nn import functional
 
 import bertc
+from bertc.bench import Protocol, bench
+from bertc.bench.lengths import SQUAD, draw_lengths
+from bertc.bench.report import Row
 from bertc.compiler import bind_weights
 from bertc.elaborate import elaborate
+from bertc.errors import BertcError
 from bertc.reference import evaluate
 from bertc.shapes import Profile, Range
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.session import Session, bucket
 from bertc.version import VERSION
 
-CASES = [
-    ("bert-base", 1, 128),
-    ("bert-base", 1, 384),
-    ("bert-large", 1, 128),
-    ("bert-large", 1, 384),
-    ("bert-large", 8, 128),
-    ("bert-large", 8, 384),
-    ("bert-base", 128, 128),
-    ("bert-base", 128, 384),
-    ("bert-large", 128, 128),
-    ("bert-large", 128, 384),
-]
-"""Spec, batch, seq: the rows of the table."""
+SPECS = ("minilm-l6", "bert-base", "bert-large", "megatron-345m")
+
+CASES = {
+    "bert-base": ((1, 128), (1, 384), (128, 128), (128, 384)),
+    "bert-large": ((1, 128), (1, 384), (8, 128), (8, 384), (128, 128), (128, 384)),
+}
+"""Spec, and for each row of the table batch and seq."""
 
 BOUNDS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.6e-1}
 """Hidden states reach 5: f16 and bf16 round them to 2^-9 and 2^-6, and layers add that up."""
 
-PAIRS = 30
+PROTOCOL = Protocol(runs=30, duration=0.0)
 
 PACKED_PASSES = ("default", "pack_sequences")
 
@@ -80,11 +79,6 @@ def check_leaks(folder: Path) -> dict[str, int]:
     assert taken["device_bytes"] <= 8 << 20, taken
     assert taken["host_kibibytes"] <= 64 << 10, taken
     return taken
-
-
-def squad_lengths(count: int) -> Any:
-    """Numbers of tokens like those of SQuAD's questions with their paragraphs: log-normal around 165, at most 384."""
-    return np.clip(np.random.default_rng(0).lognormal(5.02, 0.4, count).astype(int), 24, 384)
 
 
 def check_kernels() -> str:
@@ -122,150 +116,129 @@ def check_spec(name: str, precision: str, packed: bool, folder: Path) -> dict[st
         for key in expected:
             difference = np.abs(found[key] - expected[key])
             worst = max(worst, float((difference[there] if difference.shape[:2] == there.shape else difference).max()))
+    engine.close()
     assert worst < BOUNDS[precision], f"{name} {precision} differs by {worst:.1e}"
     checked = {"spec": name, "precision": precision, "packed": packed}
     return {**checked, "difference": worst, "bound": BOUNDS[precision]}
 
 
-class Encoder(torch.nn.Module):
-    """BERT as one writes it for speed in PyTorch: one product for query, key and value, fused attention."""
-
-    def __init__(self, sizes: dict[str, int]) -> None:
-        super().__init__()
-        n, inner, self.heads = sizes["hidden"], sizes["inner"], sizes["heads"]
-        self.tables = torch.nn.ModuleList(torch.nn.Embedding(sizes[key], n) for key in ("vocab", "positions", "types"))
-        self.first_norm = torch.nn.LayerNorm(n, eps=1e-12)
-        linear, norm = torch.nn.Linear, torch.nn.LayerNorm
-        self.layers = torch.nn.ModuleList(
-            torch.nn.ModuleList(
-                [
-                    linear(n, 3 * n),
-                    linear(n, n),
-                    norm(n, eps=1e-12),
-                    linear(n, inner),
-                    linear(inner, n),
-                    norm(n, eps=1e-12),
-                ]
-            )
-            for _ in range(sizes["layers"])
+def check_engines(folder: Path) -> list[dict[str, Any]]:
+    """Lists of sequences against one at a time, on every GPU, from several threads; the largest differences."""
+    spec = replace(bertc.load("minilm-l6"), precision="fp16", shapes=(Profile(Range(1, 8, 16), Range(8, 64, 128)),))
+    rows = [np.random.default_rng(index).integers(0, spec.sizes["vocab"], 1 + 7 * index % 128) for index in range(60)]
+    count = torch.cuda.device_count()
+    found: list[dict[str, Any]] = []
+    for passes in (("default",), PACKED_PASSES):
+        bertc.build(replace(spec, passes=passes), folder / "engines", "cuda", random_seed=0, force=True)
+        engines = [bertc.open(folder / "engines", device=number) for number in range(count) for _ in range(2)]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda engine: engine.run_sequences(rows, tokens=500), engines * 3))
+        alone = [engines[0].run({"input_ids": row[None]}) for row in rows]
+        worst = max(
+            float(np.abs(answer[name] - one[name][0]).max())
+            for answered in answers
+            for answer, one in zip(answered, alone, strict=True)
+            for name in one
         )
-        self.pooler = linear(n, n)
-
-    def forward(self, ids: Any, types: Any) -> tuple[Any, Any]:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        word, position, kind = self.tables
-        x = self.first_norm(word(ids) + position(places) + kind(types))
-        for merged, output, norm, up, down, last in self.layers:
-            shape = (*ids.shape, 3, self.heads, -1)
-            query, key, value = merged(x).view(shape).permute(2, 0, 3, 1, 4)
-            context = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-            x = norm(x + output(context))
-            x = last(x + down(functional.gelu(up(x))))
-        return x, torch.tanh(self.pooler(x[:, 0]))
+        for engine in engines:
+            engine.close()
+        assert worst < BOUNDS["fp16"], f"lists of sequences differ by {worst:.1e}"
+        found.append({"packed": passes == PACKED_PASSES, "gpus": count, "engines": len(engines), "difference": worst})
+    with pytest.raises(BertcError, match=f"there is no GPU {count}"):
+        bertc.open(folder / "engines", device=count)
+    return found
 
 
-def peer(sizes: dict[str, int], batch: int, seq: int) -> Callable[[], None]:
-    """torch.compile's graph of the encoder, ready to be replayed."""
-    torch._dynamo.reset()
-    model = torch.compile(Encoder(sizes).cuda().half().eval(), dynamic=False)
-    ids = torch.randint(0, sizes["vocab"], (batch, seq), device="cuda")
-    with torch.inference_mode():
-        for _ in range(3):
-            model(ids, torch.zeros_like(ids))
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            model(ids, torch.zeros_like(ids))
-    return graph.replay
+def measure(name: str, shapes: Sequence[tuple[int, int]], folder: Path) -> list[dict[str, Any]]:
+    """Each shape, ours and torch.compile's in turn: device times, and latencies from host to host."""
+    profiles = tuple(Profile(Range(batch, batch, batch), Range(seq, seq, seq)) for batch, seq in shapes)
+    spec = replace(bertc.load(name), precision="fp16", shapes=profiles)
+    bertc.build(spec, folder / "timed", "cuda", random_seed=0, force=True)
+    report = bench(folder / "timed", against=("torch",), protocol=PROTOCOL)
+    return [_table_row(name, row) for row in report.rows]
 
 
-def elapsed(work: Callable[[], None]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    work()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
-
-
-def measure(name: str, batch: int, seq: int, folder: Path) -> dict[str, Any]:
-    """Device time of one shape, ours and torch.compile's in turn."""
-    spec = bertc.load(name)
-    theirs = peer(dict(spec.sizes), batch, seq)
-    profile = Profile(Range(batch, batch, batch), Range(seq, seq, seq))
-    bertc.build(replace(spec, precision="fp16", shapes=(profile,)), folder / "timed", "cuda", random_seed=0, force=True)
-    session = Session(folder / "timed", Device())
-    ids = np.random.default_rng(0).integers(0, spec.sizes["vocab"], (batch, seq))
-    session.run({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)})
-    graph = session.prepare({"batch": batch, "seq": seq, "tokens": batch * seq}).graph
-    times: list[tuple[float, float]] = []
-    for _ in range(PAIRS + 3):
-        ours = session.device.milliseconds(lambda: session.device.replay(graph))
-        times.append((ours, elapsed(theirs)))
-    session.close()
-    ours, others = np.array(times[3:]).T
+def _table_row(name: str, row: Row) -> dict[str, Any]:
+    ours, theirs = (engine.device_ms.compute for engine in row.engines)
     return {
         "spec": name,
-        "batch": batch,
-        "seq": seq,
-        "milliseconds": round(float(np.median(ours)), 4),
-        "torch_compile": round(float(np.median(others)), 4),
-        "ratio": round(float(np.median(others / ours)), 3),
-        "sequences_per_second": round(1e3 * batch / float(np.median(ours)), 1),
+        "batch": row.batch,
+        "seq": row.seq,
+        "milliseconds": round(ours, 4),
+        "torch_compile": round(theirs, 4),
+        **_ratio(row),
+        "sequences_per_second": round(1e3 * row.batch / ours, 1),
+        "difference": row.ratios[0].difference,
+        "clock_mhz": row.gpu and row.gpu.clock_mhz,
+        "power_watts": row.gpu and row.gpu.power_watts,
     }
 
 
-def measure_packed(name: str, count: int, padded: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+def measure_packed(name: str, count: int, folder: Path) -> dict[str, Any]:
     """Device time of `count` sequences of SQuAD's lengths without padding, beside torch.compile padded to 384."""
-    lengths = squad_lengths(count)
-    usual = Range(count, count, count), Range(*[int(lengths.mean())] * 3)
-    spec = replace(bertc.load(name), precision="fp16", shapes=(Profile(*usual),), passes=PACKED_PASSES)
+    lengths = draw_lengths(SQUAD, count, 384)
+    usual = -(-bucket(int(lengths.sum())) // count)
+    profile = Profile(Range(count, count, count), Range(usual, usual, 384))
+    spec = replace(bertc.load(name), precision="fp16", shapes=(profile,), passes=PACKED_PASSES)
     bertc.build(spec, folder / "timed", "cuda", random_seed=0, force=True)
-    session = Session(folder / "timed", Device())
-    mask = (np.arange(384) < lengths[:, None]).astype(np.int64)
-    ids = np.random.default_rng(0).integers(0, spec.sizes["vocab"], mask.shape)
-    session.run({"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
-    sizes = {"batch": count, "seq": bucket(int(lengths.max())), "tokens": bucket(int(lengths.sum()))}
-    graph = session.prepare(sizes).graph
-    times = [session.device.milliseconds(lambda: session.device.replay(graph)) for _ in range(PAIRS + 3)][3:]
-    session.close()
-    rate = 1e3 * count / float(np.median(times))
-    row = {"spec": name, "sequences": count, "mean_length": round(float(lengths.mean()), 1)}
-    row |= {"milliseconds": round(float(np.median(times)), 3), "sequences_per_second": round(rate, 1)}
-    if padded is not None:
-        theirs = 1e3 * padded["batch"] / padded["torch_compile"]
-        row |= {"torch_compile_padded": round(theirs, 1), "ratio": round(rate / theirs, 3)}
-    return row
+    report = bench(folder / "timed", seqs=(384,), lengths=SQUAD, against=("torch",), protocol=PROTOCOL)
+    row = report.rows[0]
+    ours, theirs = (engine.device_ms.compute for engine in row.engines)
+    return {
+        "spec": name,
+        "sequences": count,
+        "mean_length": round(row.tokens / count, 1),
+        "milliseconds": round(ours, 3),
+        "sequences_per_second": round(1e3 * count / ours, 1),
+        "torch_compile_padded": round(1e3 * count / theirs, 1),
+        **_ratio(row),
+    }
+
+
+def _ratio(row: Row) -> dict[str, Any]:
+    """torch.compile's time over ours: on the device with its quartiles, and from host to host."""
+    ratio = row.ratios[0]
+    assert ratio.compute is not None
+    return {
+        "ratio": round(ratio.compute.median, 3),
+        "ratio_low": round(ratio.compute.low, 3),
+        "ratio_high": round(ratio.compute.high, 3),
+        "latency_milliseconds": round(row.engines[0].latency_ms.median, 4),
+        "latency_ratio": round(ratio.latency.median, 3),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the results here")
-    parser.add_argument("--only", action="append", help="a row of the table, as bert-base/1x128; no checks then")
+    parts = "a row of the table, as bert-base/1x128, or kernels, leaks, engines, specs, packed"
+    parser.add_argument("--only", action="append", help=f"{parts}; again for more than one")
     options = parser.parse_args()
+
+    def wanted(part: str) -> bool:
+        return not options.only or part in options.only
+
     rows: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
-    kernels = leaks = None
     with tempfile.TemporaryDirectory() as scratch:
-        if not options.only:
-            kernels = check_kernels()
-            print(f"kernels: {kernels}", flush=True)
-            leaks = check_leaks(Path(scratch))
-            print(f"10 000 runs over 200 shapes take {leaks}", flush=True)
-            for name in ("minilm-l6", "bert-base", "bert-large", "megatron-345m"):
-                for precision, packed in product(BOUNDS, (False, True)):
-                    checks.append(check_spec(name, precision, packed, Path(scratch)))
-                    text = "{spec} {precision} packed={packed}: {difference:.1e} (bound {bound:.0e})"
-                    print(text.format(**checks[-1]), flush=True)
-        for name, batch, seq in CASES:
-            if not options.only or f"{name}/{batch}x{seq}" in options.only:
-                rows.append(measure(name, batch, seq, Path(scratch)))
+        folder = Path(scratch)
+        kernels = check_kernels() if wanted("kernels") else None
+        print(f"kernels: {kernels}", flush=True)
+        leaks = check_leaks(folder) if wanted("leaks") else None
+        print(f"10 000 runs over 200 shapes take {leaks}", flush=True)
+        engines = check_engines(folder) if wanted("engines") else None
+        print(f"lists of sequences: {engines}", flush=True)
+        for name, precision, packed in product(SPECS, BOUNDS, (False, True)) if wanted("specs") else ():
+            checks.append(check_spec(name, precision, packed, folder))
+            text = "{spec} {precision} packed={packed}: {difference:.1e} (bound {bound:.0e})"
+            print(text.format(**checks[-1]), flush=True)
+        for name, shapes in CASES.items():
+            chosen = [(batch, seq) for batch, seq in shapes if wanted(f"{name}/{batch}x{seq}")]
+            for row in measure(name, chosen, folder) if chosen else []:
+                rows.append(row)
                 text = "{spec} {batch} x {seq}: {milliseconds} ms, torch.compile {torch_compile}, ratio {ratio}"
-                print(text.format(**rows[-1]), flush=True)
-        padded = next(
-            (row for row in rows if (row["spec"], row["batch"], row["seq"]) == ("bert-large", 128, 384)), None
-        )
-        packed_row = measure_packed("bert-large", 256, padded, Path(scratch))
+                print((text + ", {clock_mhz} MHz, {power_watts} W").format(**row), flush=True)
+        packed_row = measure_packed("bert-large", 256, folder) if wanted("packed") else None
         print(packed_row, flush=True)
     if options.json:
         versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "bertc": VERSION}
@@ -276,6 +249,7 @@ def main() -> None:
             "versions": versions,
             "kernels": kernels,
             "leaks": leaks,
+            "engines": engines,
             "checks": checks,
             "rows": rows,
             "packed": packed_row,

@@ -21,6 +21,15 @@ DESCRIPTION = f"""Compile a transformer encoder into an inference engine.
 Every flag may also stand in the environment: --target as BERTC_TARGET. See `bertc VERB --help`. Version {VERSION}."""
 
 
+BENCH = """
+
+Latency is from arrays in the host's memory to arrays in the host's memory. Engines run in turn, so that ratios are of
+pairs that saw the same machine. The first run and the time to open are told apart from the warm ones.
+
+    bertc bench out/minilm-onnx --batch 1,8 --seq 128 --against torch,onnxruntime --plot latency.svg
+    bertc bench out/large-cuda --batch 256 --seq 384 --lengths squad --against torch --price 3.2"""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with bertc's exit code and form of message."""
 
@@ -54,8 +63,10 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"bertc {VERSION}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
 
-    def verb(name: str, help: str) -> Parser:
-        added = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
+    def verb(name: str, help: str, more: str = "") -> Parser:
+        description = f"{help[0].upper()}{help[1:]}.{more}"
+        raw = argparse.RawDescriptionHelpFormatter
+        added = verbs.add_parser(name, help=help, description=description, allow_abbrev=False, formatter_class=raw)
         added.set_defaults(verb=name, parser=added)
         return added
 
@@ -64,6 +75,7 @@ def make_parser() -> Parser:
     build.add_argument("--passes", help=PASSES)
     build.add_argument("-o", "--output", type=Path, help="the bundle to write; out/NAME-TARGET when left out")
     build.add_argument("--weights", type=Path, help="a checkpoint: a file or a directory")
+    _add_qkv_layout(build)
     build.add_argument("--random-weights", type=int, metavar="SEED", help="made-up weights, for measuring")
     build.add_argument("--arch", help="GPU architectures: sm_86,sm_89 for rtx, one of them for cuda")
     build.add_argument("--portable", action="store_true", help="onnx: standard operators only")
@@ -75,10 +87,12 @@ def make_parser() -> Parser:
     run.add_argument("bundle", type=Path)
     run.add_argument("--inputs", type=Path, required=True, help="an .npz of input_ids, attention_mask, token_type_ids")
     run.add_argument("--outputs", type=Path, required=True, help="the .npz to write")
+    _add_device(run)
 
     weights = verb("weights", "list the tensors of a checkpoint, or convert it to safetensors with bertc's names")
     weights.add_argument("checkpoint", type=Path, help="a file or a directory, of any format that is read")
     weights.add_argument("--spec", help="the network it is for: says what is missing and unexpected")
+    _add_qkv_layout(weights)
     weights.add_argument("--convert", type=Path, metavar="OUT.safetensors", help="write it there")
 
     inspect = verb("inspect", "print the graph of a spec, or a table of its passes")
@@ -96,12 +110,15 @@ def make_parser() -> Parser:
     check = verb("check", "prove rules (a .net file), or every pass on a spec, against the reference")
     check.add_argument("subject", metavar="RULES.net|SPEC")
 
+    bench = verb("bench", "measure a bundle: latency and throughput, alone or beside other engines", BENCH)
+    _add_bench(bench)
+
     doctor = verb("doctor", "say which targets work on this machine")
 
     completion = verb("completion", "print a script that completes verbs and flags in a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
 
-    for added in (build, run, weights, inspect, explain, check, doctor):
+    for added in (build, run, bench, weights, inspect, explain, check, doctor):
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         added.read_environment(os.environ)
     return parser
@@ -118,6 +135,59 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="batch=1:8:32,seq=16:128:384 (smallest, usual, largest); again for another profile",
     )
+
+
+def _add_qkv_layout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--qkv-layout", help="3NH, NH3 or N3H: how Megatron's query_key_value lies in the checkpoint")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=int, default=0, metavar="N", help="the number of the GPU; 0")
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--batch", type=_counts, default=(), metavar="N,N", help="batch sizes; the profile's usual one")
+    parser.add_argument("--seq", type=_counts, default=(), metavar="N,N", help="widths, in tokens; the usual one")
+    parser.add_argument("--lengths", default="constant", help="constant (all --seq long), squad, or a file; constant")
+    parser.add_argument("--seed", type=int, default=0, help="of ids and lengths; 0")
+    parser.add_argument("--runs", type=_count, default=10, metavar="N", help="of each engine, at least; 10")
+    parser.add_argument("--duration", type=_amount, default=3.0, metavar="SECONDS", help="for a shape, at least; 3")
+    parser.add_argument(
+        "--warm-up", type=_amount, default=200.0, metavar="MS", help="milliseconds of untimed runs; 200"
+    )
+    parser.add_argument("--against", metavar="PEER,PEER", help="torch, onnxruntime: the same network in them, in turn")
+    parser.add_argument("--spec", help="the spec that the bundle was built from: peers get its weights")
+    parser.add_argument("--weights", type=Path, help="with --spec: the checkpoint that the bundle was built from")
+    parser.add_argument(
+        "--price", type=_amount, metavar="DOLLARS", help="an hour: adds the cost of a million sequences"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw latency over batch")
+    _add_device(parser)
+    hidden = argparse.SUPPRESS
+    parser.add_argument("--warmUp", dest="warm_up", type=_amount, help=hidden, default=hidden)
+    parser.add_argument("--iterations", dest="runs", type=_count, help=hidden, default=hidden)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """`1,8,32`."""
+    return tuple(map(_count, text.split(",")))
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) == int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, but `{text}` was found")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, but `{text}` was found")
+    return number
 
 
 def _add_trtexec(parser: argparse.ArgumentParser) -> None:

@@ -4,10 +4,11 @@
       manifest.json     what was built, from what, for what, and the sha256 of every other file
       graph.net         the final graph, in the notation
       model.onnx ...    the engine, byte for byte as its own tools load it
+      tokenizer/        the model's own files, where it came with a tokenizer
 
-A bundle is flat. It appears whole or not at all: it is written beside its place and renamed into it. Equal specs,
-weights and versions give equal bytes, so a manifest holds no time and no absolute path. The hashes tell a damaged or
-half-copied bundle; they cannot tell who wrote it.
+Nothing lies deeper than that. A bundle appears whole or not at all: it is written beside its place and renamed into
+it. Equal specs, weights and versions give equal bytes, so a manifest holds no time and no absolute path. The hashes
+tell a damaged or half-copied bundle; they cannot tell who wrote it.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 from bertc.errors import BertcError, Diagnostic, Span, did_you_mean, error
 from bertc.json_reader import read_json
 from bertc.spec import Profile
+from bertc.text.settings import TextSettings
 from bertc.tree import MappingNode, Node, ScalarNode, SequenceNode, read_source
 from bertc.version import VERSION
 
 MANIFEST = "manifest.json"
 GRAPH = "graph.net"
+TOKENIZER = "tokenizer"
 LAYOUT = "bertc-bundle/1"
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE_NAME = re.compile(rf"({TOKENIZER}/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Manifest:
     outputs: tuple[str, ...]
     padding: str
     """The block that makes the mask: with `right_padding`, ones stand left of zeros."""
+    text: TextSettings = field(default_factory=TextSettings)
     files: Mapping[str, File] = field(default_factory=dict[str, File])
     bertc: str = VERSION
     schema: str = LAYOUT
@@ -93,7 +97,8 @@ def write_bundle(path: Path, fill: Callable[[Path], Manifest], *, force: bool = 
             made = Path(scratch, "new")  # a directory of its own, for the scratch one is closed to other users
             made.mkdir()
             manifest = fill(made)
-            manifest = replace(manifest, files={entry.name: _describe(entry) for entry in sorted(made.iterdir())})
+            files = sorted(path for path in made.rglob("*") if path.is_file())
+            manifest = replace(manifest, files={path.relative_to(made).as_posix(): _describe(path) for path in files})
             (made / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             _move_into_place(made, path, replaced=Path(scratch, "old"), force=force)
     except OSError as problem:
@@ -170,7 +175,7 @@ def _found_instead(folder: Path, name: str, expected: File) -> str | None:
         status = path.lstat()
     except OSError as problem:
         return f"{problem.strerror}"
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) or (path.parent != folder and path.parent.is_symlink()):
         return "expected a plain file, but found a link, a directory or a device"
     if status.st_size != expected.size:
         return f"expected {expected.size} bytes, but found {status.st_size}"

@@ -68,11 +68,10 @@ def _load(options: Namespace) -> Any:
     from bertc.shapes import parse_input_shapes, parse_shapes
     from bertc.spec import load_spec, override
 
-    given: dict[str, Any] = {name: getattr(options, name) for name in ("precision", "target") if getattr(options, name)}
-    given |= {
-        name: tuple(getattr(options, name).split(",")) for name in ("passes", "without") if getattr(options, name)
-    }
-    profiles = [parse_shapes(text) for text in options.shapes]
+    typed = {name: value for name, value in vars(options).items() if value}
+    given: dict[str, Any] = {name: typed[name] for name in ("precision", "target", "qkv_layout") if name in typed}
+    given |= {name: tuple(typed[name].split(",")) for name in ("passes", "without") if name in typed}
+    profiles = [parse_shapes(text) for text in typed.get("shapes", ())]
     trtexec = [getattr(options, name, None) for name in ("minShapes", "optShapes", "maxShapes")]
     if any(trtexec):
         profiles.append(parse_input_shapes(*trtexec))
@@ -219,7 +218,9 @@ def _check(options: Namespace) -> int:
 def _run(options: Namespace) -> int:
     from bertc.engine import open, read_arrays, write_arrays
 
-    outputs = open(options.bundle).run(read_arrays(options.inputs))
+    inputs = read_arrays(options.inputs)
+    with open(options.bundle, device=options.device) as engine:
+        outputs = engine.run(inputs)
     write_arrays(options.outputs, outputs)
     if options.json:
         shapes = {name: {"type": str(array.dtype), "shape": array.shape} for name, array in outputs.items()}
@@ -229,21 +230,70 @@ def _run(options: Namespace) -> int:
     return 0
 
 
+def _bench(options: Namespace) -> int:
+    from dataclasses import asdict
+
+    from bertc.bench import Protocol, bench
+    from bertc.bench.picture import picture
+    from bertc.bench.report import picture_lines, to_text
+    from bertc.spec import load_spec
+
+    if options.weights and not options.spec:
+        options.parser.error("--weights needs --spec")
+    with _progress() as (progress, _):
+        report = bench(
+            options.bundle,
+            batch_sizes=options.batch,
+            seqs=options.seq,
+            protocol=Protocol(options.runs, options.duration, options.warm_up / 1e3),
+            lengths=options.lengths,
+            seed=options.seed,
+            against=options.against.split(",") if options.against else (),
+            spec=load_spec(options.spec) if options.spec else None,
+            weights=options.weights,
+            price=options.price,
+            device=options.device,
+            progress=progress,
+        )
+    if options.plot:
+        _write(options.plot, picture(f"{report.spec}, {report.precision}: median latency, ms", picture_lines(report)))
+    if options.json:
+        return _document("bench", **asdict(report))
+    print(to_text(report), end="")
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as problem:
+        message = f"`{path}` cannot be written: {problem.strerror}"
+        raise error("B0605", message, None, "is the folder there, and may you write in it?") from None
+
+
 def _weights(options: Namespace) -> int:
     from bertc.checkpoints import convert_weights, list_weights
+    from bertc.weights_io.tensor import printable
 
+    if options.qkv_layout and not options.spec:
+        options.parser.error("--qkv-layout needs --spec")
+    spec = _load(options) if options.spec else None
     if options.convert is not None:
-        count = convert_weights(options.checkpoint, options.convert, options.spec)
+        written = convert_weights(options.checkpoint, options.convert, spec)
+        count = len(written.parameters) + len(written.quantisation)
         if options.json:
-            return _document("weights-converted", output=str(options.convert), tensors=count)
+            return _document("weights-converted", output=str(options.convert), tensors=count, left_out=written.unknown)
+        for name in written.unknown:
+            print(f"left out, not a known name: {printable(name)}", file=sys.stderr)
         print(f"{options.convert}: {count} tensors")
         return 0
-    listing = list_weights(options.checkpoint, options.spec)
+    listing = list_weights(options.checkpoint, spec)
     if options.json:
         entries = [vars(entry) for entry in listing.entries]
         return _document("weights", tensors=entries, missing=listing.missing, unexpected=listing.unexpected)
     for entry in listing.entries:
-        print(f"{entry.name}  {entry.element}{list(entry.shape)}  {entry.bytes} bytes  -> {entry.canonical or '?'}")
+        name, size = printable(entry.name), f"{entry.bytes} bytes"
+        print(f"{name}  {entry.element}{list(entry.shape)}  {size}  -> {entry.purpose}")
     for what, names in (("missing", listing.missing), ("unexpected", listing.unexpected)):
         for name in names:
             print(f"{what}: {name}")
@@ -273,6 +323,7 @@ def _completion(options: Namespace) -> int:
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "build": _build,
     "run": _run,
+    "bench": _bench,
     "weights": _weights,
     "inspect": _inspect,
     "explain": _explain,

@@ -10,15 +10,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bertc.bundle import GRAPH, Bundle, Manifest, write_bundle
+from bertc.bundle import GRAPH, TOKENIZER, Bundle, Manifest, write_bundle
+from bertc.checkpoints import read_weights
 from bertc.elaborate import elaborate
 from bertc.errors import did_you_mean, error
 from bertc.graph import Graph
 from bertc.passes import FINISH, Options, Stage, pipeline, rules, run
 from bertc.rewrite import apply, explain
-from bertc.spec import Spec, spec_hash
+from bertc.spec import Spec, shipped_specs, spec_hash
 from bertc.spec_fields import INPUT_NAMES
-from bertc.weights_io import Tensor, bind, open_checkpoint, random_weights, weights_hash
+from bertc.text.files import copy_tokenizer, has_tokenizer
+from bertc.text.settings import read_settings, tasks_of
+from bertc.weights_io import Tensor, random_weights, weights_hash
 
 TARGETS = {"onnx": "bertc.targets.onnx", "rtx": "bertc.targets.tensorrt", "cuda": "bertc.targets.cuda"}
 """Target -> the module that lowers for it; imported when it is asked for, since each needs an engine's package."""
@@ -68,7 +71,8 @@ def compile(spec: Spec, target: str | None = None, **hosting: object) -> Graph:
 def bind_weights(spec: Spec, graph: Graph, weights: Path | None, random_seed: int | None) -> dict[str, Tensor]:
     """The tensor of each parameter of a network: from a checkpoint, or random when a seed asks for it.
 
-    Raises B0408 to B0410 for what is missing, unexpected or misshapen, B0502 when neither is named.
+    Raises B0408 to B0410 for what is missing, unexpected or misshapen, B0411 where Megatron's layout is not known,
+    B0502 when neither is named.
     """
     required = {node.key: tuple(int(size) for size in node.types[0].shape) for node in graph.weights}
     if random_seed is not None:
@@ -78,7 +82,7 @@ def bind_weights(spec: Spec, graph: Graph, weights: Path | None, random_seed: in
         raise error(
             "B0502", f"spec `{spec.name}` names no weights", None, "give `--weights PATH`, or `--random-weights SEED`"
         )
-    return bind(required, open_checkpoint(path), source=str(path))
+    return read_weights(path, spec, required).parameters
 
 
 def build(
@@ -107,6 +111,7 @@ def build(
         passing = stages(spec, target, **(hosting or {}))
         stage = next(passing)
         tensors = bind_weights(spec, stage.graph, weights, random_seed)
+        tasks = tasks_of(stage.graph, spec.sizes)
         observe(stage)
         for stage in passing:
             observe(stage)
@@ -115,6 +120,9 @@ def build(
         (folder / GRAPH).write_text(graph.to_text(), "utf-8")
         chosen = dict(hosting or {}) | ({"architectures": architectures} if architectures else {})
         module.write(graph, tensors, folder, spec=spec, hashes=hashes, progress=progress, **chosen)
+        model = _model_folder(spec, weights)
+        if model is not None:
+            copy_tokenizer(model, folder / TOKENIZER)
         return Manifest(
             spec=spec.name,
             spec_hash=hashes["spec_hash"],
@@ -127,9 +135,18 @@ def build(
             inputs=_input_names(spec),
             outputs=tuple(graph.outputs),
             padding=spec.network["mask"].block,
+            text=read_settings(model, tasks, spec.labels, spec.sizes["labels"]),
         )
 
     return write_bundle(output, fill, force=force)
+
+
+def _model_folder(spec: Spec, weights: Path | None) -> Path | None:
+    """Where the model's own files are: in its Hugging Face directory, or beside its weights."""
+    checkpoint = weights or spec.weights
+    folders = [] if spec.source in shipped_specs() else [Path(spec.source)]
+    folders += [] if checkpoint is None else [checkpoint, checkpoint.parent]
+    return next((folder for folder in folders if folder.is_dir() and has_tokenizer(folder)), None)
 
 
 @dataclass(frozen=True)

@@ -199,16 +199,20 @@ def test_weights_are_listed_and_converted(spec: str, tmp_path: Path, capsys: pyt
         "bert.embeddings.LayerNorm.gamma": torch.arange(24, dtype=torch.float32),
         "bert.pooler.dense.weight": torch.randn(24, 24).bfloat16(),
         "something.else": torch.zeros(3, dtype=torch.float16),
+        "\x1b[2Jhidden": torch.zeros(3),
     }
     save_file(tensors, tmp_path / "in.safetensors")
     assert run(["weights", str(tmp_path / "in.safetensors"), "--spec", spec, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     names = {entry["name"]: entry["canonical"] for entry in document["tensors"]}
-    assert names["bert.pooler.dense.weight"] == "pooler.weight"
-    assert names["something.else"] is None
+    assert names["bert.pooler.dense.weight"] == ["pooler.weight"]
+    assert names["something.else"] == []
     assert "embeddings.norm.bias" in document["missing"]
+    assert run(["weights", str(tmp_path / "in.safetensors")]) == 0
+    assert "\n\N{REPLACEMENT CHARACTER}[2Jhidden  f32[3]  12 bytes  -> ?\n" in "\n" + capsys.readouterr().out
     output = tmp_path / "out.safetensors"
     assert run(["weights", str(tmp_path / "in.safetensors"), "--convert", str(output)]) == 0
+    assert "left out, not a known name: something.else\n" in capsys.readouterr().err
     converted = load_file(output)
     assert converted.keys() == {"embeddings.norm.weight", "pooler.weight"}
     assert torch.equal(converted["pooler.weight"], tensors["bert.pooler.dense.weight"])

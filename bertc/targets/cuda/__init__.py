@@ -18,11 +18,12 @@ from bertc.ops import Array
 from bertc.passes.expand_unhosted import Hosts
 from bertc.reference import Weights
 from bertc.spec import Spec
+from bertc.targets import Runtime
 from bertc.targets.cuda.compile_kernels import compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import Kernel, Plan
-from bertc.targets.cuda.session import ALIGNMENT, ELEMENTS, PLAN, WEIGHTS, Session
+from bertc.targets.cuda.plan import ELEMENTS, Kernel, Plan
+from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
 from bertc.targets.cuda.tune import tuned
 
 ARCHITECTURES = {
@@ -92,9 +93,20 @@ def write(
         session.close()
 
 
-def open_session(folder: Path, device: int = 0) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-    """The plan on a GPU: arrays in, arrays out. Raises BertcError B0513 without a GPU, B0511 for another one."""
-    return Session(folder, Device(device)).run
+def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Runtime:
+    """The plan on a GPU. Its calls may come from several threads, and are run one after the other.
+
+    Raises BertcError B0513 without that GPU, B0511 for one that the bundle was not built for.
+    """
+    del names  # a plan has Hugging Face's
+    gpu = Device(device)
+    try:
+        session = Session(folder, gpu)
+    except BertcError:
+        gpu.close()
+        raise
+    run_packed = session.run_packed if session.packed else None
+    return Runtime(session.run, session.close, session.token_outputs, run_packed, session.phases, gpu.bus)
 
 
 def _architecture(wanted: Sequence[str] | None) -> str:

@@ -28,12 +28,14 @@ class Device:
         except RuntimeError as problem:
             raise error("B0513", f"no GPU can be used: {problem}", None, "run on a machine with one") from None
         if not 0 <= number < count:
-            raise error("B0513", f"there is no GPU {number}, but {count}", None, "GPUs are counted from 0")
+            message = f"there is no GPU {number}: this machine has {count}, counted from 0"
+            raise error("B0513", message, None, "choose another, or see what CUDA_VISIBLE_DEVICES leaves")
         self._device = self.call("cuDeviceGet", number)
         self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
         self.enter()
         self.stream = self.call("cuStreamCreate", self.cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._memory: set[int] = set()
+        self._pinned: set[int] = set()
 
     def call(self, name: str, *arguments: Any) -> Any:
         """A driver function; its one result, or None. Raises RuntimeError with the driver's own words."""
@@ -59,6 +61,11 @@ class Device:
     def name(self) -> str:
         return self.call("cuDeviceGetName", 128, self._device).split(b"\0")[0].decode()
 
+    @property
+    def bus(self) -> str:
+        """Where the GPU sits, as NVIDIA's tools name it: `0000:3B:00.0`."""
+        return self.call("cuDeviceGetPCIBusId", 32, self._device).split(b"\0")[0].decode()
+
     def allocate(self, size: int) -> int:
         """The address of `size` bytes, which live as long as the device does."""
         address = int(self.call("cuMemAlloc", max(size, 1)))
@@ -79,16 +86,29 @@ class Device:
     def clear(self, address: int, size: int) -> None:
         self.call("cuMemsetD8Async", address, 0, size, self.stream)
 
+    def pin(self, size: int) -> Array:
+        """`size` bytes of host memory that the GPU reads and writes by itself, so that copies are asynchronous."""
+        address = int(self.call("cuMemHostAlloc", max(size, 1), 0))
+        self._pinned.add(address)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def unpin(self, array: Array) -> None:
+        self.wait()
+        self.call("cuMemFreeHost", array.ctypes.data)
+        self._pinned.remove(array.ctypes.data)
+
     def upload(self, address: int, array: Array) -> None:
         """Copy an array to the device; done when this returns."""
-        contiguous = np.ascontiguousarray(array)
-        self.call("cuMemcpyHtoDAsync", address, contiguous.ctypes.data, contiguous.nbytes, self.stream)
+        self.start_upload(address, np.ascontiguousarray(array))
         self.wait()
 
-    def download(self, array: Array, address: int) -> None:
-        """Fill an array from the device; done when this returns."""
+    def start_upload(self, address: int, array: Array) -> None:
+        """Copy a contiguous array to the device; one that is not pinned must stay until `wait`."""
+        self.call("cuMemcpyHtoDAsync", address, array.ctypes.data, array.nbytes, self.stream)
+
+    def start_download(self, array: Array, address: int) -> None:
+        """Fill an array from the device; it is there after `wait`."""
         self.call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, self.stream)
-        self.wait()
 
     def wait(self) -> None:
         self.call("cuStreamSynchronize", self.stream)
@@ -175,6 +195,9 @@ class Device:
         for address in self._memory:
             self.call("cuMemFree", address)
         self._memory.clear()
+        for address in self._pinned:
+            self.call("cuMemFreeHost", address)
+        self._pinned.clear()
         self.call("cuStreamDestroy", self.stream)
         self.call("cuDevicePrimaryCtxRelease", self._device)
 

@@ -6,17 +6,31 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from bertc.errors import error
 from bertc.ops import Array
+from bertc.targets import Phases
 from bertc.targets.cuda.blas import WORKSPACE, Blas, Problem
 from bertc.targets.cuda.driver import LONG, NUMBER, POINTER, STRUCTURE, Device
-from bertc.targets.cuda.plan import Argument, Launch, Operation, Place, Plan, Product, Size, arena, read_plan
+from bertc.targets.cuda.plan import (
+    ELEMENTS,
+    Argument,
+    Launch,
+    Operation,
+    Output,
+    Place,
+    Plan,
+    Product,
+    Size,
+    arena,
+    read_plan,
+)
 from bertc.types import BITS
 
 PLAN, WEIGHTS = "plan.json", "weights.bin"
@@ -31,8 +45,6 @@ enough graphs, and no more than a sixteenth of the rows idle."""
 GRAPHS = 64
 """CUDA graphs that are kept, the least recently used one goes first."""
 
-ELEMENTS: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i32": np.int32}
-
 ALIGNMENT = 256
 """Bytes; what kernels are compiled to expect of every address is 16, what copies like is more."""
 
@@ -46,8 +58,19 @@ class Prepared:
     graph: Any
 
 
+@dataclass(frozen=True)
+class Call:
+    """One run: a shape, what goes into its buffers, and how many rows of its outputs count."""
+
+    prepared: Prepared
+    given: Mapping[str, Array]
+    counts: Mapping[str, int]
+    """How many of batch, seq and tokens are real; the buffers may have room for more."""
+
+
 class Session:
-    """A plan on a device."""
+    """A plan on a device. `run`, `run_packed`, `phases` and `close` may be called from any thread, one waits for
+    another; everything else is for the thread that made it."""
 
     def __init__(self, folder: Path, device: Device) -> None:
         self.device = device
@@ -56,6 +79,7 @@ class Session:
             found = f"but this GPU, {device.name}, is {device.architecture}"
             help = f"build with `--arch {device.architecture}`"
             raise error("B0511", f"the bundle was built for {self.plan.architecture}, {found}", None, help)
+        device.enter()
         self.functions = {
             name: device.function(folder / kernel.file, kernel.entry, kernel.shared)
             for name, kernel in self.plan.kernels.items()
@@ -63,41 +87,109 @@ class Session:
         content = np.fromfile(folder / WEIGHTS, np.uint8)
         self.weights = device.allocate(content.nbytes)
         device.upload(self.weights, content)
+        self.packed = "places" in self.plan.buffers
+        """Whether the plan takes sequences one behind the other, with no padding."""
+        self.token_outputs = frozenset(name for name, output in self.plan.outputs.items() if _is_per_token(output))
+        """The outputs that have an entry for each token."""
         self.blas = Blas(device.allocate(WORKSPACE))
         self.algorithms = {name: bytes.fromhex(text) for name, text in self.plan.algorithms.items()}
         self._arena, self._arena_size = 0, 0
         self._captured: OrderedDict[tuple[int, ...], Prepared] = OrderedDict()
+        self._pinned: dict[str, Array] = {}
+        self._turn = Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """A padded batch in, every output as float32: `input_ids`, `attention_mask`, `token_type_ids` [batch, seq]."""
-        self.device.enter()
+        with self._turn:
+            self.device.enter()
+            answers = self._answers(self._call(inputs))
+        if not self.packed:
+            return answers
+        there = real_tokens(sequence_lengths(inputs), inputs["input_ids"].shape[1])
+        return {
+            name: _padded(answers[name], there) if name in self.token_outputs else answers[name] for name in answers
+        }
+
+    def run_packed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Sequences one behind the other in, `input_ids` and `token_type_ids` [tokens] and their `lengths` [batch];
+        every output as float32, token_outputs [tokens, ...]."""
+        with self._turn:
+            self.device.enter()
+            return self._answers(self._packed_call(inputs))
+
+    def phases(self, inputs: Mapping[str, Array]) -> Phases:
+        """What a call of `run` costs the device."""
+        with self._turn:
+            self.device.enter()
+            call = self._call(inputs)
+            self._stage(call)
+            upload = self.device.milliseconds(lambda: self._upload(call))
+            compute = self.device.milliseconds(lambda: self.device.replay(call.prepared.graph))
+            download = self.device.milliseconds(lambda: self._download(call))
+        return Phases(upload, compute, download)
+
+    def _call(self, inputs: Mapping[str, Array]) -> Call:
+        lengths = sequence_lengths(inputs)
         batch, seq = inputs["input_ids"].shape
-        lengths = np.maximum(inputs["attention_mask"].sum(1), 1)
-        if "places" not in self.plan.buffers:
-            prepared = self.prepare({"batch": batch, "seq": seq, "tokens": batch * seq})
-            return self._replay(prepared, {**inputs, "lengths": lengths})
-        there = real_tokens(lengths, seq)
-        longest, tokens = (bucket(int(count)) for count in (lengths.max(), lengths.sum()))
-        prepared = self.prepare({"batch": batch, "seq": longest, "tokens": tokens})
-        given = {name: inputs[name][there] for name in ("input_ids", "token_type_ids")}
-        given |= {"places": there.nonzero()[1], "starts": np.cumsum(lengths) - lengths, "lengths": lengths}
-        answers = self._replay(prepared, given)
-        return {name: self._unpacked(name, answers[name], there) for name in answers}
+        if self.packed:
+            there = real_tokens(lengths, seq)
+            flat = {name: inputs[name][there] for name in ("input_ids", "token_type_ids")}
+            return self._packed_call({**flat, "lengths": lengths})
+        counts = {"batch": batch, "seq": seq, "tokens": batch * seq}
+        return Call(self.prepare(counts), {**inputs, "lengths": lengths}, counts)
 
-    def _replay(self, prepared: Prepared, given: Mapping[str, Array]) -> dict[str, Array]:
-        for name, array in given.items():
-            if name in prepared.addresses:
-                self.device.upload(prepared.addresses[name], array.astype(np.int32))
-        self.device.replay(prepared.graph)
-        return {name: self._fetch(name, prepared) for name in self.plan.outputs}
+    def _packed_call(self, inputs: Mapping[str, Array]) -> Call:
+        """Batches are rounded up to a power of two by sequences without tokens, so that there are few graphs."""
+        lengths = inputs["lengths"]
+        batch, tokens = len(lengths), len(inputs["input_ids"])
+        starts = np.cumsum(lengths) - lengths
+        places = np.arange(tokens) - np.repeat(starts, lengths)
+        empty = (0, (1 << (batch - 1).bit_length()) - batch)
+        given = {**inputs, "places": places, "starts": np.pad(starts, empty), "lengths": np.pad(lengths, empty)}
+        sizes = {"batch": batch + empty[1], "seq": bucket(int(lengths.max())), "tokens": bucket(tokens)}
+        return Call(self.prepare(sizes), given, {"batch": batch, "tokens": tokens})
 
-    def _unpacked(self, name: str, answer: Array, there: Array) -> Array:
-        """What has a row for each token with the padding put back, as zeros."""
-        if self.plan.outputs[name].shape[0].names != ("tokens",):
-            return answer
-        padded = np.zeros((*there.shape, *answer.shape[1:]), answer.dtype)
-        padded[there] = answer[: there.sum()]
-        return padded
+    def _answers(self, call: Call) -> dict[str, Array]:
+        self._stage(call)
+        self._upload(call)
+        self.device.replay(call.prepared.graph)
+        self._download(call)
+        self.device.wait()
+        return {name: self._fetch(output, call) for name, output in self.plan.outputs.items()}
+
+    def _stage(self, call: Call) -> None:
+        """The inputs, in memory that the device reads by itself."""
+        for name, array in call.given.items():
+            if name in call.prepared.addresses:
+                self._host(name, array.size * 4).view(np.int32)[:] = array.reshape(-1)
+
+    def _upload(self, call: Call) -> None:
+        for name, array in call.given.items():
+            if name in call.prepared.addresses:
+                self.device.start_upload(call.prepared.addresses[name], self._host(name, array.size * 4))
+
+    def _download(self, call: Call) -> None:
+        for output in {output.buffer: output for output in self.plan.outputs.values()}.values():
+            self.device.start_download(self._downloaded(output, call), call.prepared.addresses[output.buffer])
+
+    def _downloaded(self, output: Output, call: Call) -> Array:
+        """The rows of an output's buffer that count, in memory that the device writes by itself."""
+        rows = prod(size(call.counts) for size in output.shape) // output.width
+        element = np.dtype(ELEMENTS[self.plan.buffers[output.buffer].element])
+        return self._host(output.buffer, rows * output.row(call.prepared.sizes) * element.itemsize).view(element)
+
+    def _fetch(self, output: Output, call: Call) -> Array:
+        rows = self._downloaded(output, call).reshape(-1, output.row(call.prepared.sizes))
+        columns = rows[:, output.column : output.column + output.width]
+        return columns.astype(np.float32).reshape([size(call.counts) for size in output.shape])
+
+    def _host(self, name: str, size: int) -> Array:
+        """`size` bytes of pinned memory that are kept for a buffer, and grow with it."""
+        if name not in self._pinned or self._pinned[name].size < size:
+            if name in self._pinned:
+                self.device.unpin(self._pinned.pop(name))
+            self._pinned[name] = self.device.pin(size)
+        return self._pinned[name][:size]
 
     def prepare(self, sizes: Mapping[str, int]) -> Prepared:
         """The graph of a shape: captured when it is first asked for."""
@@ -211,28 +303,37 @@ class Session:
         bias, residual = (self._address(place, addresses) for place in (product.bias, product.residual))
         self.blas.multiply(problem, algorithm, x, w, y, bias, residual, int(self.device.stream))
 
-    def _fetch(self, name: str, prepared: Prepared) -> Array:
-        output = self.plan.outputs[name]
-        buffer = self.plan.buffers[output.buffer]
-        row = output.row(prepared.sizes)
-        shape = [size(prepared.sizes) for size in output.shape]
-        flat = np.empty(buffer.size(prepared.sizes), ELEMENTS[buffer.element])
-        self.device.download(flat, prepared.addresses[output.buffer])
-        columns = flat.reshape(-1, row)[:, output.column : output.column + output.width]
-        return columns.astype(np.float32).reshape(shape)
-
     def close(self) -> None:
         """Give the device's memory back."""
-        for prepared in self._captured.values():
-            self.device.forget(prepared.graph)
-        self._captured.clear()
-        self.blas.close()
-        self.device.close()
+        with self._turn:
+            self.device.enter()
+            for prepared in self._captured.values():
+                self.device.forget(prepared.graph)
+            self._captured.clear()
+            self._pinned.clear()
+            self.blas.close()
+            self.device.close()
+
+
+def sequence_lengths(inputs: Mapping[str, Array]) -> Array:
+    """[batch]: how many tokens each row has; one without any looks at its first place."""
+    return np.maximum(inputs["attention_mask"].sum(1), 1)
 
 
 def real_tokens(lengths: Array, seq: int) -> Array:
     """[batch, seq]: whether a token stands there, and not padding."""
     return np.less(np.arange(seq), lengths[:, None])
+
+
+def _is_per_token(output: Output) -> bool:
+    return any(size.names in (("seq",), ("tokens",)) for size in output.shape)
+
+
+def _padded(answer: Array, there: Array) -> Array:
+    """[tokens, ...] with the padding put back, as zeros: [batch, seq, ...]."""
+    padded = np.zeros((*there.shape, *answer.shape[1:]), answer.dtype)
+    padded[there] = answer
+    return padded
 
 
 def bucket(count: int) -> int:

@@ -1,0 +1,321 @@
+"""The cuda target's session without a GPU: its memory is the host's, its kernels run in Triton's interpreter."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import weights_of
+from test_cuda import TYPES, Interpreted, wide_spec
+
+from bertc.bundle import Bundle, Manifest
+from bertc.compiler import compile
+from bertc.elaborate import elaborate
+from bertc.engine import Engine
+from bertc.errors import BertcError
+from bertc.reference import evaluate
+from bertc.spec import Spec
+from bertc.targets import Runtime
+from bertc.targets.cuda import _write_weights
+from bertc.targets.cuda import session as session_module
+from bertc.targets.cuda.driver import Device
+from bertc.targets.cuda.lower import Lowering
+from bertc.targets.cuda.plan import Operation, Plan
+from bertc.targets.cuda.session import PLAN, WEIGHTS, Session
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # rows of padding overflow in the interpreter
+
+BOUND = 2e-5
+"""float32, as in test_cuda."""
+
+
+class HostDevice:
+    """What the session asks of a device, done at once by the host; copies wait until the stream is waited for."""
+
+    architecture, name, stream = "sm_90", "the host", 0
+
+    def __init__(self) -> None:
+        self.memory: dict[int, Any] = {}
+        self.pinned: dict[int, Any] = {}
+        self.pending: list[Callable[[], None]] = []
+        self.entered: set[int] = set()
+        self.inside = 0
+        self.graphs = 0
+
+    def enter(self) -> None:
+        self.entered.add(threading.get_ident())
+
+    def allocate(self, size: int) -> int:
+        return self._made(self.memory, size).ctypes.data
+
+    def pin(self, size: int) -> Any:
+        return self._made(self.pinned, size)
+
+    @staticmethod
+    def _made(owner: dict[int, Any], size: int) -> Any:
+        array = np.full(size + 1, 0xEE, np.uint8)[:size]
+        owner[array.ctypes.data] = array
+        return array
+
+    def free(self, address: int) -> None:
+        del self.memory[address]
+
+    def unpin(self, array: Any) -> None:
+        self.wait()
+        del self.pinned[array.ctypes.data]
+
+    def clear(self, address: int, size: int) -> None:
+        ctypes.memset(address, 0, size)
+
+    def upload(self, address: int, array: Any) -> None:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def start_upload(self, address: int, array: Any) -> None:
+        self._copy(address, array.ctypes.data, array.nbytes)
+
+    def start_download(self, array: Any, address: int) -> None:
+        self._copy(array.ctypes.data, address, array.nbytes)
+
+    def _copy(self, target: int, source: int, size: int) -> None:
+        assert threading.get_ident() in self.entered, "the GPU is not this thread's"
+        self.pending.append(lambda: ctypes.memmove(target, source, size) and None)
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.graphs += 1
+        return work
+
+    def replay(self, graph: Callable[[], None]) -> None:
+        self.pending.append(graph)
+
+    def forget(self, graph: Callable[[], None]) -> None:
+        self.graphs -= 1
+
+    def wait(self) -> None:
+        self.inside += 1
+        assert self.inside == 1, "two calls at once on one stream"
+        for work in self.pending:
+            work()
+        self.pending.clear()
+        self.inside -= 1
+
+    def milliseconds(self, work: Callable[[], None]) -> float:
+        work()
+        self.wait()
+        return 1.0
+
+    def close(self) -> None:
+        self.memory.clear()
+        self.pinned.clear()
+
+
+class InterpretedSession(Session):
+    """The session whose operations run on the CPU, on the buffers that it has placed."""
+
+    lowering: Lowering
+
+    def start(self, operation: Operation, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
+        plan = Interpreted.__new__(Interpreted)
+        plan.sizes, plan.lowering = sizes, self.lowering
+        buffers = self.plan.buffers
+        plan.memory = {
+            name: view(address, buffers[name].element, buffers[name].size(sizes)) for name, address in addresses.items()
+        }
+        for name, (element, array) in self.lowering.constants.items():
+            plan.memory[name] = view(self.weights + self.plan.weights[name][1], element, array.size)
+        plan.start(operation)
+
+
+def view(address: int, element: str, count: int) -> Any:
+    size = {"f32": 4, "f16": 2, "i32": 4}[element]
+    flat = np.ctypeslib.as_array((ctypes.c_uint8 * (count * size)).from_address(address))
+    return torch.from_numpy(flat).view(TYPES[element])
+
+
+class NoProducts:
+    """Products are interpreted too, so that the library is not needed."""
+
+    def __init__(self, workspace: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module", params=["", "[default, pack_sequences]"], ids=["padded", "packed"])
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A session over the host's memory, its spec and its weights."""
+    spec = wide_spec(passes=request.param) if request.param else wide_spec()
+    spec = replace(spec, sizes={**spec.sizes, "layers": 1})
+    elaborated = elaborate(spec)
+    weights = weights_of(elaborated)
+    lowering = Lowering(compile(spec, "cuda"), weights, "f32", programmatic=False)
+    outputs = lowering.run()
+    folder = tmp_path_factory.mktemp("plan")
+    offsets = _write_weights(lowering.constants, folder / WEIGHTS)
+    plan = Plan("sm_90", lowering.buffers, offsets, {}, tuple(lowering.steps), outputs)
+    (folder / PLAN).write_text(plan.to_json())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module, "Blas", NoProducts)
+        session = InterpretedSession(folder, HostDevice())  # pyright: ignore[reportArgumentType]
+    session.lowering = lowering
+    return session, spec, elaborated, weights
+
+
+def engine(session: Session, spec: Spec) -> Engine:
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    manifest = Manifest(
+        *("small", "", "", "cuda", {}, "fp32", dict(spec.sizes), spec.shapes),
+        *({name: name for name in names}, tuple(session.plan.outputs), "right_padding"),
+    )
+    run_packed = session.run_packed if session.packed else None
+    runtime = Runtime(session.run, session.close, session.token_outputs, run_packed, session.phases)
+    return Engine(Bundle(Path("x"), manifest), runtime)
+
+
+def test_padded_batches(opened: Any, padded_batch: Mapping[str, Any]) -> None:
+    session, spec, elaborated, weights = opened
+    answers = engine(session, spec).run(padded_batch)
+    there = padded_batch["attention_mask"] > 0
+    for name, expected in evaluate(elaborated, padded_batch, weights).items():
+        found = answers[name]
+        assert found.shape == expected.shape
+        difference = np.abs(found - expected)
+        assert (difference[there] if name in session.token_outputs else difference).max() < BOUND, name
+    assert session.token_outputs == {"last_hidden_state"}
+
+
+def test_lists_of_sequences(opened: Any) -> None:
+    """In two batches, in the order given; an arena that grows and pinned memory that grows on the way."""
+    session, spec, elaborated, weights = opened
+    generator = np.random.default_rng(1)
+    rows = [generator.integers(0, 53, length) for length in (2, 9, 1, 16, 5)]
+    answers = engine(session, spec).run_sequences(rows, tokens=20)
+    for row, answer in zip(rows, answers, strict=True):
+        inputs = {"input_ids": row[None], "attention_mask": np.ones_like(row[None])}
+        alone = evaluate(elaborated, {**inputs, "token_type_ids": np.zeros_like(row[None])}, weights)
+        for name, expected in alone.items():
+            assert answer[name].shape == expected.shape[1:]
+            assert np.abs(answer[name] - expected[0]).max() < BOUND, name
+
+
+def test_memory_is_kept_and_given_back(opened: Any, padded_batch: Mapping[str, Any]) -> None:
+    session, spec, *_ = opened
+    runner = engine(session, spec)
+    runner.run(padded_batch)
+    device = session.device
+    held = (sorted(device.pinned), sorted(device.memory), device.graphs)
+    runner.run(padded_batch)
+    assert (sorted(device.pinned), sorted(device.memory), device.graphs) == held
+    phases = runner.runtime.phases
+    assert phases is not None
+    assert vars(phases(padded_batch)) == {"host_to_device": 1.0, "compute": 1.0, "device_to_host": 1.0}
+
+
+def test_threads_take_turns(opened: Any, padded_batch: Mapping[str, Any]) -> None:
+    """Each thread makes the GPU its own, and none runs inside another's call."""
+    session, spec, *_ = opened
+    runner = engine(session, spec)
+    shorter = {name: array[:, :4] for name, array in padded_batch.items()}
+    expected = [runner.run(batch) for batch in (padded_batch, shorter)]
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(runner.run, batch) for batch in (padded_batch, shorter) * 2]
+    for index, future in enumerate(futures):
+        for name, array in future.result().items():
+            assert np.array_equal(array, expected[index % 2][name])
+
+
+def test_closing_gives_everything_back(opened: Any) -> None:
+    """Last: it closes what the others share."""
+    session, spec, *_ = opened
+    engine(session, spec).close()
+    device = session.device
+    assert (device.memory, device.pinned, device.graphs) == ({}, {}, 0)
+
+
+class Driver:
+    """Two GPUs, as far as a device asks the driver for them; what is not here gives nothing and succeeds."""
+
+    CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+    CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
+
+    def __init__(self) -> None:
+        self.current: Any = None
+        self.pinned: dict[int, Any] = {}
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append((name, *arguments))
+            return (0,)
+
+        return call
+
+    def cuDeviceGetCount(self) -> tuple[int, int]:
+        return 0, 2
+
+    def cuDeviceGet(self, number: int) -> tuple[int, int]:
+        return 0, number
+
+    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, str]:
+        return 0, f"context {device}"
+
+    def cuCtxSetCurrent(self, context: str) -> tuple[int]:
+        self.current = context
+        return (0,)
+
+    def cuStreamCreate(self, flags: int) -> tuple[int, str]:
+        return 0, f"stream of {self.current}"
+
+    def cuDeviceGetPCIBusId(self, length: int, device: int) -> tuple[int, bytes]:
+        return 0, f"0000:{device}B:00.0".encode().ljust(length, b"\0")
+
+    def cuMemHostAlloc(self, size: int, flags: int) -> tuple[int, int]:
+        memory = ctypes.create_string_buffer(size)
+        self.pinned[ctypes.addressof(memory)] = memory
+        return 0, ctypes.addressof(memory)
+
+    def cuMemFreeHost(self, address: int) -> tuple[int]:
+        del self.pinned[address]
+        return (0,)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    made = Driver()
+    monkeypatch.setattr("bertc.targets.cuda.driver.import_module", lambda name: made)
+    return made
+
+
+def test_devices_are_apart(driver: Driver) -> None:
+    """Each has its context and its stream, and makes its own the thread's; what one gives back is its own."""
+    one, other = Device(0), Device(1)
+    assert (one.stream, other.stream) == ("stream of context 0", "stream of context 1")
+    assert (one.bus, other.bus) == ("0000:0B:00.0", "0000:1B:00.0")
+    one.enter()
+    assert driver.current == "context 0"
+    mine, theirs = one.pin(64), other.pin(32)
+    mine[:] = 7
+    assert (mine.nbytes, theirs.nbytes) == (64, 32)
+    assert bytes(driver.pinned[mine.ctypes.data]) == b"\x07" * 64
+    one.close()
+    assert driver.pinned.keys() == {theirs.ctypes.data}
+    assert ("cuStreamDestroy", "stream of context 0") in driver.calls
+    assert ("cuStreamDestroy", "stream of context 1") not in driver.calls
+    other.unpin(theirs)
+    assert driver.pinned == {}
+
+
+@pytest.mark.parametrize("number", [2, -1])
+def test_a_gpu_that_is_not_there(driver: Driver, number: int) -> None:
+    with pytest.raises(BertcError, match=f"there is no GPU {number}: this machine has 2, counted from 0") as caught:
+        Device(number)
+    assert (caught.value.diagnostics[0].code, caught.value.exit_code) == ("B0513", 4)

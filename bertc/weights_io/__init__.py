@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertc.errors import BertcError, error
-from bertc.weights_io import hdf5, mxnet, plain_pickle, safetensors, shards, tensorflow, torch_legacy, torch_zip
+from bertc.weights_io import (
+    hdf5,
+    mxnet,
+    onnx_weights,
+    plain_pickle,
+    safetensors,
+    shards,
+    tensorflow,
+    torch_legacy,
+    torch_zip,
+)
 from bertc.weights_io.binding import bind
 from bertc.weights_io.files import open_file
 from bertc.weights_io.names import canonical_names
@@ -33,6 +43,7 @@ READERS = (
     Reader("a pickled dict", plain_pickle.recognises, plain_pickle.read_plain_pickle),
     Reader("HDF5", hdf5.recognises, hdf5.read_hdf5),
     Reader("MXNet's parameters", mxnet.recognises, mxnet.read_mxnet),
+    Reader("ONNX", onnx_weights.recognises, onnx_weights.read_onnx_weights),
     Reader("an index of shards", shards.recognises, shards.read_shards),
     Reader("a TensorFlow checkpoint", tensorflow.recognises, tensorflow.read_tensorflow),
 )

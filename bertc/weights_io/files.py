@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -34,6 +36,12 @@ STORAGE: dict[Element, np.dtype[Any]] = {
 
 MAPPED_FROM = 1 << 20
 """Arrays of at least this many bytes are mapped, smaller ones copied: each live mapping holds a file descriptor."""
+
+MAX_SHARING = 64
+"""How often a byte may be part of a tensor, on average. Layers that share their weights do so, ALBERT's at most 24."""
+
+MAX_NAME = 255
+"""Characters of a file's name, on Linux."""
 
 
 class Version(NamedTuple):
@@ -64,7 +72,7 @@ def neighbour(path: Path, name: str) -> Path:
     """
     folder = path.parent.resolve()
     blobs = [parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots"]
-    is_plain_name = name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+    is_plain_name = 0 < len(name) <= MAX_NAME and name not in (".", "..") and not {"/", "\\", "\0"} & set(name)
     if not is_plain_name or Path(os.path.realpath(path.parent / name)).parent not in (folder, *blobs):
         message = f"`{path}` names the file {quoted(name)}, which is not in its own folder"
         raise error("B0404", message, help="put the files of one checkpoint beside one another, without links")
@@ -74,6 +82,32 @@ def neighbour(path: Path, name: str) -> Path:
 def damaged(path: Path, reason: str) -> BertcError:
     """B0401, for a file that is of a known format and breaks its rules."""
     return error("B0401", f"`{path}` {reason}", help="the file is damaged or incomplete: fetch or export it again")
+
+
+def check_sharing(path: Path, tensors: Iterable[Tensor], stored: int) -> None:
+    """Raises B0401 when the tensors together are far larger than the `stored` bytes that they all lie in."""
+    total = sum(math.prod(tensor.shape) * STORAGE[tensor.element].itemsize for tensor in tensors)
+    if total > MAX_SHARING * stored:
+        raise damaged(path, f"has tensors of {total} bytes together, but stores {stored}")
+
+
+@dataclass(frozen=True, slots=True)
+class FileBytes:
+    """The bytes of an open file, a slice of which is read when it is asked for.
+
+    Of a mapping, each page that is touched counts as memory of the process, and up to two megabytes around it.
+    """
+
+    file: BinaryIO
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> bytes:
+        first, last, _ = part.indices(self.size)
+        self.file.seek(first)
+        return self.file.read(last - first)
 
 
 def version(file: BinaryIO) -> Version:
@@ -112,7 +146,9 @@ def _stretch(file: BinaryIO, offset: int, count: int, dtype: np.dtype[Any]) -> N
 def decoded(stored: NDArray[Any], element: Element) -> NDArray[Any]:
     """Values as they lie in a file, in a type that NumPy has."""
     if element == "bf16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
+        wide = stored.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
     if element == "bool":
         return stored != 0
     return stored

@@ -22,12 +22,14 @@ import numpy as np
 
 from bertc.errors import BertcError, error
 from bertc.types import FLOATS
-from bertc.weights_io.files import STORAGE, Version, damaged, open_file, tensor_at, version
+from bertc.weights_io.files import STORAGE, Version, check_sharing, damaged, open_file, tensor_at, version
 from bertc.weights_io.tensor import Element, Tensor, quoted
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-MAX_OBJECTS = 100_000
-MAX_DEPTH = 32
+MAX_OBJECTS = 6_000
+"""BERT large has 800, and with the two slots that Adam has for each parameter three times as many."""
+MAX_PATH = 1000
+"""Bytes; the groups in a path are bounded by it too, since a group can be in itself."""
 MAX_RANK = 32
 MAX_VALUES = 2**56
 
@@ -66,6 +68,7 @@ def read_hdf5(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as problem:  # the library reports damage as OSError, KeyError, RuntimeError, ValueError and more
         raise damaged(path, f"is not what HDF5 allows: {str(problem).splitlines()[0][:200]}") from None
+    check_sharing(path, tensors, opened.size)
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) < len(tensors):
         raise damaged(path, "has two variables of the same name")
@@ -86,12 +89,9 @@ def _datasets(path: Path, h5py: Any, file: Any) -> Iterator[tuple[str, Any]]:
     waiting: list[tuple[str, Any]] = [("", file)]
     while waiting:
         prefix, group = waiting.pop()
-        if prefix.count("/") > MAX_DEPTH:
-            raise damaged(path, f"nests groups more than {MAX_DEPTH} deep")
-        for name in group:
-            count += 1
-            if count > MAX_OBJECTS:
-                raise damaged(path, f"has more than {MAX_OBJECTS} groups and datasets")
+        names = _names(path, group, prefix, MAX_OBJECTS - count)
+        count += len(names)
+        for name in names:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 message = f"`{path}` has {quoted(prefix + name)} as a link to another place"
                 raise error("B0404", message, help="save the weights again, all in one file")
@@ -100,6 +100,27 @@ def _datasets(path: Path, h5py: Any, file: Any) -> Iterator[tuple[str, Any]]:
                 waiting.append((f"{prefix}{name}/", member))
             elif isinstance(member, h5py.Dataset):
                 yield prefix + name, member
+
+
+def _names(path: Path, group: Any, prefix: str, most: int) -> list[str]:
+    """The names in a group. The library is stopped at the first one too many: all of them may not fit into memory."""
+    names: list[str] = []
+
+    def take(name: bytes) -> str | None:
+        if len(names) == most:
+            return f"has more than {MAX_OBJECTS} groups and datasets"
+        if len(prefix) + len(name) > MAX_PATH:
+            return f"has a path of more than {MAX_PATH} bytes"
+        try:
+            names.append(name.decode())
+        except UnicodeDecodeError:
+            return "has a name that is not UTF-8"
+        return None
+
+    reason, _ = group.id.links.iterate(take)
+    if reason is not None:
+        raise damaged(path, reason)
+    return names
 
 
 def _tensor(path: Path, h5py: Any, opened: Version, name: str, dataset: Any) -> Tensor | None:

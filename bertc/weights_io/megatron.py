@@ -1,14 +1,13 @@
 """Megatron-LM's checkpoints brought to what the name table megatron.toml knows.
 
-Three things are Megatron's own. The projections of an attention are one tensor, whose rows lie, with N heads of size H,
+Two things are Megatron's own. The projections of an attention are one tensor, whose rows lie, with N heads of size H,
 as one of
 
     [3, N, H]    checkpoint_version 0, query before key before value
     [N, H, 3]    checkpoint_version 1
     [N, 3, H]    checkpoint_version 2 and later
 
-The vocabulary is padded with rows that no token has. And a checkpoint trained for quantisation has ranges and masks
-beside its weights.
+And the vocabulary is padded with rows that no token has.
 
 Source: https://github.com/NVIDIA/Megatron-LM, megatron/checkpointing.py, `fix_query_key_value_ordering`, and
 megatron/tokenizer/tokenizer.py, `_vocab_size_with_padding`.
@@ -16,22 +15,18 @@ megatron/tokenizer/tokenizer.py, `_vocab_size_with_padding`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
 from bertc.errors import error
+from bertc.spec_fields import QkvLayout
 from bertc.weights_io.names import name_table
 from bertc.weights_io.state_dict import VERSION
 from bertc.weights_io.tensor import Tensor, quoted
 from bertc.weights_io.views import view
-
-Layout = Literal["3NH", "NH3", "N3H"]
-"""The order in which the rows of query_key_value lie."""
 
 PROJECTIONS = ("query", "key", "value")
 FUSED = "query_key_value"
@@ -39,16 +34,16 @@ VOCABULARY = ("embeddings.word.weight", "masked_lm.bias")
 """Parameters with a row for each token."""
 PADDED_TO = tuple(128 << doublings for doublings in range(7))
 """What the padded vocabulary is a multiple of: 128 for each of 1 to 64 GPUs that share the embeddings."""
-QUANTISATION = ("amax", "scale", "mask")
-"""Last words of the names of what is not a weight: ranges and scales of values, and masks of sparse weights."""
 
 
-@dataclass(frozen=True)
-class MegatronTensors:
-    """By names of megatron.toml the weights, and by the checkpoint's own names what quantisation needs of it."""
+def is_megatron(names: Iterable[str]) -> bool:
+    """Whether these are the names of a checkpoint of Megatron-LM's; no other BERT's have all projections in one."""
+    return any(f".{FUSED}." in name for name in names)
 
-    weights: dict[str, Tensor]
-    quantisation: dict[str, Tensor]
+
+def separate_names(name: str) -> dict[str, str]:
+    """What megatron.toml calls the projections that the tensor of this name holds, by projection; else `{}`."""
+    return {projection: name.replace(FUSED, projection) for projection in PROJECTIONS if f".{FUSED}." in name}
 
 
 def megatron_tensors(
@@ -57,28 +52,25 @@ def megatron_tensors(
     *,
     source: str,
     heads: int,
-    layout: Layout | None = None,
-) -> MegatronTensors:
+    layout: QkvLayout | None = None,
+) -> dict[str, Tensor]:
     """A checkpoint with its projections apart and its vocabulary cut to the network's, for `bind` with "megatron".
 
     `required` has the network's shapes by canonical name. `layout` goes before the checkpoint's own version.
     Raises B0410 for projections that are not of so many heads, B0411 when neither says how they are laid out.
     """
     weights: dict[str, Tensor] = {}
-    quantisation: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if re.split("[._]", name)[-1] in QUANTISATION:
-            quantisation[name] = tensor
-        elif f".{FUSED}." in name:
+        if separate := separate_names(name):
             layout = layout or _layout(tensors, source)
-            for projection, part in _projections(tensor, source, heads, layout).items():
-                weights[name.replace(FUSED, projection)] = part
+            parts = _projections(tensor, source, heads, layout)
+            weights |= {separate[projection]: part for projection, part in parts.items()}
         else:
             weights[name] = _without_padding(tensor, required)
-    return MegatronTensors(weights, quantisation)
+    return weights
 
 
-def _layout(tensors: Mapping[str, Tensor], source: str) -> Layout:
+def _layout(tensors: Mapping[str, Tensor], source: str) -> QkvLayout:
     """By the version of the checkpoint, which its reader gives as a tensor without dimensions."""
     version = float(tensors[VERSION].read()) if VERSION in tensors and not tensors[VERSION].shape else None
     match version:
@@ -91,10 +83,10 @@ def _layout(tensors: Mapping[str, Tensor], source: str) -> Layout:
         case _:
             found = "has no `checkpoint_version`" if version is None else f"has the `checkpoint_version` {version}"
             message = f"`{source}` {found}, which would say in what order the rows of {FUSED} lie"
-            raise error("B0411", message, help="name the layout: `3NH`, `NH3` or `N3H`")
+            raise error("B0411", message, help="give the spec or the command `qkv_layout`: `3NH`, `NH3` or `N3H`")
 
 
-def _projections(tensor: Tensor, source: str, heads: int, layout: Layout) -> dict[str, Tensor]:
+def _projections(tensor: Tensor, source: str, heads: int, layout: QkvLayout) -> dict[str, Tensor]:
     """Query, key and value out of one tensor of 3 * heads * size rows."""
     rows, *columns = tensor.shape or (0,)
     size, remainder = divmod(rows, len(PROJECTIONS) * heads)

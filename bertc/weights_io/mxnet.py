@@ -15,13 +15,12 @@ Source: https://github.com/apache/mxnet, src/ndarray/ndarray.cc, NDArray::Save a
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bertc.errors import error
-from bertc.weights_io.files import STORAGE, damaged, open_file, tensor_at, version
+from bertc.weights_io.files import STORAGE, FileBytes, damaged, open_file, tensor_at, version
 from bertc.weights_io.tensor import Element, Tensor
 
 LIST_MAGIC = 0x112
@@ -42,7 +41,7 @@ ELEMENTS: dict[int, Element] = {
 }
 """By their number in mshadow's TypeFlag."""
 
-MAX_ARRAYS = 100_000
+MAX_ARRAYS = 10_000
 MAX_RANK = 32
 MAX_VALUES = 2**56
 MAX_NAME = 1 << 12
@@ -75,12 +74,12 @@ def read_mxnet(path: Path) -> dict[str, Tensor]:
         opened = version(file)
         if opened.size < 24:
             raise damaged(path, f"is {opened.size} bytes long, shorter than the 24 that start a list of arrays")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            try:
-                entries, at = _entries(path, data)
-                names = _names(path, data, at)
-            except _Truncated as problem:
-                raise damaged(path, str(problem)) from None
+        data = FileBytes(file, opened.size)
+        try:
+            entries, at = _entries(path, data)
+            names = _names(path, data, at)
+        except _Truncated as problem:
+            raise damaged(path, str(problem)) from None
     if len(names) != len(entries):
         raise damaged(path, f"has {len(entries)} arrays and {len(names)} names")
     if len(set(names)) != len(names):
@@ -92,7 +91,7 @@ def read_mxnet(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _entries(path: Path, data: mmap.mmap) -> tuple[Sequence[Entry | None], int]:
+def _entries(path: Path, data: FileBytes) -> tuple[Sequence[Entry | None], int]:
     count, at = _number(data, 16, 8)
     if count > MAX_ARRAYS:
         raise damaged(path, f"announces {count} arrays; at most {MAX_ARRAYS} are read")
@@ -103,7 +102,7 @@ def _entries(path: Path, data: mmap.mmap) -> tuple[Sequence[Entry | None], int]:
     return entries, at
 
 
-def _entry(path: Path, data: mmap.mmap, at: int, index: int) -> tuple[Entry | None, int]:
+def _entry(path: Path, data: FileBytes, at: int, index: int) -> tuple[Entry | None, int]:
     """The array at `at`, or None for one that was never given values; and where it ends."""
     magic, at = _number(data, at, 4)
     if magic not in (DENSE_ONLY, WITH_STORAGE, WITH_SCALARS):
@@ -123,7 +122,7 @@ def _entry(path: Path, data: mmap.mmap, at: int, index: int) -> tuple[Entry | No
     return Entry(at, shape, ELEMENTS[kind]), _within(data, at, size)
 
 
-def _shape(path: Path, data: mmap.mmap, at: int, index: int) -> tuple[tuple[int, ...], int]:
+def _shape(path: Path, data: FileBytes, at: int, index: int) -> tuple[tuple[int, ...], int]:
     rank, at = _number(data, at, 4)
     if rank > MAX_RANK:
         raise damaged(path, f"gives array {index} a shape of {rank} sizes; at most {MAX_RANK} are read")
@@ -134,7 +133,7 @@ def _shape(path: Path, data: mmap.mmap, at: int, index: int) -> tuple[tuple[int,
     return shape, at + 8 * rank
 
 
-def _names(path: Path, data: mmap.mmap, at: int) -> list[str]:
+def _names(path: Path, data: FileBytes, at: int) -> list[str]:
     count, at = _number(data, at, 8)
     if count > MAX_ARRAYS:
         raise damaged(path, f"announces {count} names; at most {MAX_ARRAYS} are read")
@@ -152,13 +151,13 @@ def _names(path: Path, data: mmap.mmap, at: int) -> list[str]:
     return names
 
 
-def _number(data: mmap.mmap, at: int, size: int) -> tuple[int, int]:
+def _number(data: FileBytes, at: int, size: int) -> tuple[int, int]:
     """The unsigned number of `size` bytes at `at`, and where it ends. A negative one reads as far too large a one."""
     end = _within(data, at, size)
     return int.from_bytes(data[at:end], "little"), end
 
 
-def _within(data: mmap.mmap, at: int, size: int) -> int:
+def _within(data: FileBytes, at: int, size: int) -> int:
     if size > len(data) - at:
         raise _Truncated(f"ends after {len(data)} bytes, where {at + size} are needed")
     return at + size

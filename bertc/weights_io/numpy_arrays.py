@@ -39,6 +39,8 @@ ELEMENTS: dict[str, Element] = {
     "u1": "u8",
     "b1": "bool",
 }
+LAST_START = 0xC3
+"""The largest byte of characters up to U+00FF in UTF-8."""
 _ELEMENT_CODE = re.compile("[biufcmMOSUVT][0-9]{0,4}")
 
 
@@ -102,13 +104,20 @@ def _values(path: Path, opened: Version, name: str, values: Any, shape: tuple[in
         # In UTF-8 a byte from 128 on takes two.
         case Call(Global("_codecs.encode"), (Stretch(offset, found, "text"), "latin1")) if size <= found <= 2 * size:
             text = tensor_at(path, opened, offset, name=name, shape=(found,), element="u8")
-            return _decoded(path, name, shape, element, lambda: text.read().tobytes().decode("utf-8"))
+            return _decoded(path, name, shape, element, lambda: _text(text.read()))
         case Call(Global("_codecs.encode"), (str(short), "latin1")) | str(short) if len(short) == size:
             return _decoded(path, name, shape, element, lambda: short)
         case Call(Global("__builtin__.bytes" | "builtins.bytes"), ()) if size == 0:
             return _decoded(path, name, shape, element, str)
         case _:
             raise _without_values(path, name, size)
+
+
+def _text(octets: NDArray[np.uint8]) -> str:
+    """A text in UTF-8, of Latin-1 alone: one character beyond would make Python take four bytes for each other too."""
+    if np.any(octets > LAST_START):
+        raise UnicodeError
+    return octets.tobytes().decode("utf-8")
 
 
 def _decoded(path: Path, name: str, shape: tuple[int, ...], element: Element, text: Callable[[], str]) -> Tensor:

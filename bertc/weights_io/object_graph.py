@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from bertc.weights_io.protobuf import Message, WireError
 
-MAX_EDGES = 200_000
+MAX_PATH = 1000
+"""Characters: a path is as long as all that leads to it, and a hundred thousand objects can lead one to the next."""
 OPTIMIZER = "optimizer"
 
 
@@ -38,15 +39,17 @@ def variable_names(graph: Message) -> dict[str, str]:
 def _paths(nodes: Sequence[Message]) -> dict[int, str]:
     """The shortest path to each node, by its number."""
     paths = {0: ""} if nodes else {}
-    waiting, edges = deque(paths), 0
+    waiting = deque(paths)
     while waiting:
         parent = waiting.popleft()
         for child in nodes[parent].messages(1):
             node, name = child.number(1), child.text(2)
-            edges += 1
-            if node >= len(nodes) or edges > MAX_EDGES:
-                raise WireError(f"leads to object {node} of {len(nodes)}, over {edges} steps")
-            if node not in paths and name != OPTIMIZER:
-                paths[node] = f"{paths[parent]}/{name}".removeprefix("/")
-                waiting.append(node)
+            if node >= len(nodes):
+                raise WireError(f"leads to object {node} of {len(nodes)}")
+            if node in paths or name == OPTIMIZER:
+                continue
+            if len(paths[parent]) + len(name) > MAX_PATH:
+                raise WireError(f"leads to object {node} by a path of more than {MAX_PATH} characters")
+            paths[node] = f"{paths[parent]}/{name}".removeprefix("/")
+            waiting.append(node)
     return paths

@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
+from bertc.weights_io.budget import Budget
 from bertc.weights_io.pickle_stack import Call, Global, Machine, Persistent, Stretch
 from bertc.weights_io.tensor import quoted
 
-MAX_OPCODES = 200_000
-"""One tensor takes about 30, so that 2000 tensors with two optimizer slots each are within the bound."""
+MAX_OPCODES = 100_000
+"""In one file. One tensor takes about 30, so that 1000 tensors with two optimizer slots each are within the bound."""
 MAX_TEXT = 1 << 16
 """Bytes; names are far shorter. What is longer is a Stretch."""
+MAX_GLOBAL = 1000
+"""Characters of a class and its module: put together from two texts, which can be the same two again and again."""
 MAX_INTEGER = 64
 """Bytes: the state of a random generator has 16. Decimal digits too, whose conversion takes quadratic time."""
 
@@ -40,13 +43,15 @@ class Pickle:
     persistent: list[Persistent]
 
 
-def read_pickle(path: Path, file: BinaryIO, end: int) -> Pickle:
+def read_pickle(path: Path, file: BinaryIO, end: int, opcodes: Budget | None = None) -> Pickle:
     """The pickle that starts where `file` stands and ends before byte `end`; `file` is left behind it.
 
-    Raises B0401, with `path` for its name, when the pickle is malformed, beyond the bounds or uses another opcode.
+    The pickles of one file share their `opcodes`. Raises B0401, with `path` for its name, when the pickle is malformed,
+    beyond the bounds or uses another opcode.
     """
     machine = Machine(path, file, end, file.tell())
-    for _ in range(MAX_OPCODES):
+    opcodes = opcodes or Budget(MAX_OPCODES)
+    while opcodes.spend():
         opcode = machine.take(1)
         if opcode == pickle.STOP:
             return Pickle(machine.pop(), machine.persistent)
@@ -243,6 +248,8 @@ def _global_of_stack(machine: Machine) -> None:
     name, module = machine.pop(), machine.pop()
     if not (isinstance(name, str) and isinstance(module, str)):
         raise machine.refusal("names a class by something else than texts")
+    if len(module) + len(name) > MAX_GLOBAL:
+        raise machine.refusal(f"names a class by more than {MAX_GLOBAL} characters")
     machine.push(Global(f"{module}.{name}"))
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bertc.errors import error
+from bertc.weights_io.budget import Budget
 from bertc.weights_io.files import damaged, open_file, version
-from bertc.weights_io.pickle_machine import read_pickle
+from bertc.weights_io.pickle_machine import MAX_OPCODES, read_pickle
 from bertc.weights_io.pickle_stack import Call, Global, Stretch
 from bertc.weights_io.state_dict import Origin, tensors_of
 from bertc.weights_io.tensor import Tensor
@@ -36,13 +37,14 @@ def read_plain_pickle(path: Path) -> dict[str, Tensor]:
     """
     with open_file(path) as file:
         opened = version(file)
-        content = read_pickle(path, file, opened.size).value
+        opcodes = Budget(MAX_OPCODES)
+        content = read_pickle(path, file, opened.size, opcodes).value
         if file.tell() != opened.size:
             raise damaged(path, f"has {opened.size - file.tell()} bytes after the end of its pickle")
-        return tensors_of(Origin(path, opened, _embedded(path, file)), content)
+        return tensors_of(Origin(path, opened, _embedded(path, file, opcodes)), content)
 
 
-def _embedded(path: Path, file: BinaryIO) -> Callable[[Any], Storage]:
+def _embedded(path: Path, file: BinaryIO, opcodes: Budget) -> Callable[[Any], Storage]:
     """Reads the storage that lies in a byte string of the pickle; each string once, as tensors can share it."""
     read: dict[Stretch, Storage] = {}
 
@@ -51,7 +53,7 @@ def _embedded(path: Path, file: BinaryIO) -> Callable[[Any], Storage]:
             case Call(Global("torch.storage._load_from_bytes"), (Stretch(offset, size, "bytes") as stretch,)):
                 if stretch not in read:
                     file.seek(offset)
-                    legacy = read_legacy(path, file, offset + size)
+                    legacy = read_legacy(path, file, offset + size, opcodes)
                     read[stretch] = legacy.storage(path, legacy.content)
                 return read[stretch]
             case Call(Global("torch.storage._load_from_bytes"), (Call(Global("_codecs.encode")),)):

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from bertc.weights_io.budget import Budget
+from bertc.weights_io.files import FileBytes
 
 MAX_FIELDS = 100_000
-"""In one message; ten times what the graphs of large networks have for nodes."""
+"""In one file, in messages within messages too: two bytes can be a field. BERT large has 16 000 as an ONNX graph."""
+MAX_TEXT = 1000
+"""Bytes of a name."""
 
 VARINT, FIXED64, STRETCH, FIXED32 = 0, 1, 2, 5
 FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
+HEAD = 20
+"""Bytes of the two longest numbers: what a field starts with has no more."""
 
 
 class WireError(ValueError):
     """Why bytes are refused, as the end of a sentence that starts with their name."""
 
 
-def varint(data: memoryview, at: int) -> tuple[int, int]:
+def varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
     """The unsigned number of up to 64 bits that starts at `at`, seven bits a byte, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
@@ -36,12 +44,21 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
     raise WireError(f"has a number of more than 64 bits before byte {at}")
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A field's bytes and where they start in the file."""
+class Stretch(NamedTuple):
+    """A field's bytes: those from `start` to `end` of the file."""
 
+    file: memoryview | FileBytes
     start: int
-    data: memoryview
+    end: int
+    budget: Budget
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+    @property
+    def data(self) -> memoryview | bytes:
+        return self.file[self.start : self.end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +82,18 @@ class Message:
 
     def text(self, field: int) -> str:
         stretch = self.stretch(field)
-        try:
-            return str(stretch.data, "utf-8") if stretch else ""
-        except UnicodeDecodeError:
-            raise WireError(f"has a text in field {field} that is not UTF-8") from None
+        return _text(stretch, field) if stretch else ""
 
     def message(self, field: int) -> Message:
         """A message inside this one; one without fields when there is none."""
         stretch = self.stretch(field)
-        return parse_message(stretch) if stretch else Message({})
+        return _message(stretch) if stretch else Message({})
 
     def messages(self, field: int) -> Iterator[Message]:
-        return map(parse_message, self.stretches(field))
+        return map(_message, self.stretches(field))
 
     def texts(self, field: int) -> list[str]:
-        return [Message({field: [stretch]}).text(field) for stretch in self.stretches(field)]
+        return [_text(stretch, field) for stretch in self.stretches(field)]
 
     def stretches(self, field: int) -> Iterator[Stretch]:
         for value in self.fields.get(field, ()):
@@ -93,9 +107,10 @@ class Message:
             if isinstance(value, int):
                 yield value
                 continue
-            at = 0
-            while at < len(value.data):
-                number, at = varint(value.data, at)
+            data, at = value.data, 0
+            while at < len(data):
+                _spend(value.budget)
+                number, at = varint(data, at)
                 yield number
 
     def _one(self, field: int) -> int | Stretch | None:
@@ -105,35 +120,56 @@ class Message:
         return values[0] if values else None
 
 
-def parse_message(whole: Stretch) -> Message:
-    """The fields of the message that `whole` holds. Raises WireError when its bytes break the format."""
+def parse_message(data: memoryview | FileBytes, budget: Budget | None = None) -> Message:
+    """The fields of the message that `data` holds. Raises WireError when its bytes break the format.
+
+    Messages of one file share a `budget`.
+    """
+    return _message(Stretch(data, 0, len(data), budget or Budget(MAX_FIELDS)))
+
+
+def _message(stretch: Stretch) -> Message:
     fields: dict[int, list[int | Stretch]] = {}
-    data, at, count = whole.data, 0, 0
-    while at < len(data):
-        key, at = varint(data, at)
-        field, kind = key >> 3, key & 7
-        value, at = _value(whole, at, kind)
-        fields.setdefault(field, []).append(value)
-        count += 1
-        if count > MAX_FIELDS:
-            raise WireError(f"has a message of more than {MAX_FIELDS} fields")
+    at = stretch.start
+    while at < stretch.end:
+        _spend(stretch.budget)
+        head = stretch.file[at : min(at + HEAD, stretch.end)]
+        key, size = varint(head, 0)
+        value, size = _value(stretch, at, head, size, key & 7)
+        fields.setdefault(key >> 3, []).append(value)
+        at += size
     return Message(fields)
 
 
-def _value(whole: Stretch, at: int, kind: int) -> tuple[int | Stretch, int]:
-    """The value at `at`, and where it ends."""
+def _spend(budget: Budget) -> None:
+    if not budget.spend():
+        raise WireError(f"has more than {MAX_FIELDS} fields")
+
+
+def _value(message: Stretch, at: int, head: memoryview | bytes, size: int, kind: int) -> tuple[int | Stretch, int]:
+    """The value of the field at `at`, which starts with `head`, whose key has `size` bytes; and the field's size."""
     if kind == VARINT:
-        return varint(whole.data, at)
+        return varint(head, size)
     if kind == STRETCH:
-        size, at = varint(whole.data, at)
-        return Stretch(whole.start + at, _bytes(whole.data, at, size)), at + size
+        length, size = varint(head, size)
+        _check_room(message, at + size, length)
+        return Stretch(message.file, at + size, at + size + length, message.budget), size + length
     if kind in FIXED_SIZE:
-        size = FIXED_SIZE[kind]
-        return int.from_bytes(_bytes(whole.data, at, size), "little"), at + size
-    raise WireError(f"has a field of the unknown kind {kind} before byte {whole.start + at}")
+        length = FIXED_SIZE[kind]
+        _check_room(message, at + size, length)
+        return int.from_bytes(head[size : size + length], "little"), size + length
+    raise WireError(f"has a field of the unknown kind {kind} before byte {at + size}")
 
 
-def _bytes(data: memoryview, at: int, size: int) -> memoryview:
-    if size > len(data) - at:
-        raise WireError(f"has a field of {size} bytes where {len(data) - at} are left")
-    return data[at : at + size]
+def _check_room(message: Stretch, at: int, size: int) -> None:
+    if size > message.end - at:
+        raise WireError(f"has a field of {size} bytes where {message.end - at} are left")
+
+
+def _text(stretch: Stretch, field: int) -> str:
+    if stretch.size > MAX_TEXT:
+        raise WireError(f"has a text of more than {MAX_TEXT} bytes in field {field}")
+    try:
+        return str(stretch.data, "utf-8")
+    except UnicodeDecodeError:
+        raise WireError(f"has a text in field {field} that is not UTF-8") from None

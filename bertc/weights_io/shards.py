@@ -8,18 +8,18 @@ it as model.safetensors.index.json or pytorch_model.bin.index.json.
 
 from __future__ import annotations
 
-import os
+from collections import defaultdict
 from pathlib import Path
 
-from bertc.errors import error
 from bertc.weights_io import torch_legacy, torch_zip
-from bertc.weights_io.files import damaged, open_file
+from bertc.weights_io.files import damaged, neighbour, open_file
 from bertc.weights_io.safetensors import MAX_HEADER, read_safetensors
 from bertc.weights_io.strict_json import JsonError, parse_json
 from bertc.weights_io.tensor import Tensor, quoted
 from bertc.weights_io.torch_legacy import read_torch_legacy
 from bertc.weights_io.torch_zip import read_torch_zip
 
+MAX_SHARDS = 256
 HEAD = 64
 """Bytes of a shard that are enough to recognise it."""
 
@@ -36,11 +36,15 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     and what the reader of the shards raises.
     """
     weight_map = _weight_map(index)
-    shards = {file: _read_shard(_shard(index, file)) for file in sorted(set(weight_map.values()))}
+    listed: defaultdict[str, set[str]] = defaultdict(set)
+    for name, file in weight_map.items():
+        listed[file].add(name)
+    if len(listed) > MAX_SHARDS:
+        raise damaged(index, f"names {len(listed)} shards; at most {MAX_SHARDS} are read")
+    shards = {file: _read_shard(neighbour(index, file)) for file in sorted(listed)}
     for file, tensors in shards.items():
-        listed = {name for name, at in weight_map.items() if at == file}
-        if strays := sorted(listed ^ tensors.keys()):
-            where, not_where = ("the index", file) if strays[0] in listed else (file, "the index")
+        if strays := sorted(listed[file] ^ tensors.keys()):
+            where, not_where = ("the index", file) if strays[0] in listed[file] else (file, "the index")
             raise damaged(index, f"does not fit its shards: {quoted(strays[0])} is in {where} and not in {not_where}")
     return {name: shards[file][name] for name, file in weight_map.items()}
 
@@ -71,18 +75,3 @@ def _weight_map(index: Path) -> dict[str, str]:
     if len(files) < len(weight_map):
         raise damaged(index, "has a `weight_map` with something else than file names in it")
     return files
-
-
-def _shard(index: Path, file: str) -> Path:
-    """The path of a shard, which an index that came from elsewhere must not choose freely.
-
-    A hub's cache is the one place where a shard may be a link: from `snapshots/COMMIT/` into `blobs/` beside it.
-    """
-    folder = index.parent.resolve()
-    path = index.parent / file
-    blobs = [parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots"]
-    is_plain_name = file not in ("", ".", "..") and not {"/", "\\", "\0"} & set(file)
-    if not is_plain_name or Path(os.path.realpath(path)).parent not in (folder, *blobs):
-        message = f"`{index}` names the shard {quoted(file)}, which is not a file in its own folder"
-        raise error("B0404", message, help="put the shards beside the index and name them there without a path")
-    return path

@@ -24,8 +24,12 @@ TRAILER = 5
 PLAIN, SNAPPY = 0, 1
 MAX_BLOCK = 4 << 20
 """Bytes of a block; TensorFlow starts a new one after 256 KiB."""
-MAX_ENTRIES = 100_000
+MAX_TABLE = 16 << 20
+"""Bytes of all blocks, unpacked; BERT large with its optimizer's slots has 100 KB."""
+MAX_ENTRIES = 6_000
 """Of a table. BERT large with the two slots that Adam has for each parameter has 1200."""
+MAX_KEY = 400
+"""Bytes: a key is put together from the one before, so that three bytes can stand for all of it."""
 
 
 class Place(NamedTuple):
@@ -44,13 +48,17 @@ def read_table(file: bytes) -> Iterator[tuple[bytes, memoryview]]:
     _, at = _place(footer, 0)
     index, _ = _place(footer, at)
     before: bytes | None = None
-    end = count = 0
+    end = count = unpacked = 0
     for _, handle in _entries(_block(data, index)):
         place, _ = _place(handle, 0)
         if place.first < end:
             raise WireError(f"has a block at byte {place.first} that overlaps what is before it")
         end = place.last + TRAILER
-        for key, value in _entries(_block(data, place)):
+        block = _block(data, place)
+        unpacked += len(block)
+        if unpacked > MAX_TABLE:
+            raise WireError(f"has more than {MAX_TABLE} bytes of blocks")
+        for key, value in _entries(block):
             if before is not None and key <= before:
                 raise WireError(f"has keys out of order in the block at byte {place.first}")
             before = key
@@ -93,6 +101,8 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         size, at = varint(block, at)
         if shared > len(key) or added + size > end - at:
             raise WireError("has an entry that does not fit into its block")
+        if shared + added > MAX_KEY:
+            raise WireError(f"has a key of more than {MAX_KEY} bytes")
         key = key[:shared] + bytes(block[at : at + added])
         yield key, block[at + added : at + added + size]
         at += added + size

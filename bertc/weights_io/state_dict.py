@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from bertc.errors import BertcError, error
-from bertc.weights_io.files import Version, damaged
+from bertc.weights_io.files import Version, check_sharing, damaged
 from bertc.weights_io.numpy_arrays import array
 from bertc.weights_io.pickle_stack import Call, Global
 from bertc.weights_io.tensor import Tensor, quoted
@@ -26,9 +26,9 @@ from bertc.weights_io.torch_tensors import REBUILD, REBUILD_PARAMETER, Storage, 
 WEIGHTS = ("model", "state_dict", "model_state_dict")
 VERSION = "checkpoint_version"
 MAX_DEPTH = 16
-MAX_ENTRIES = 20_000
+MAX_ENTRIES = 10_000
 """Of dicts, counted as often as they are met: a pickle can put one dict into many places."""
-MAX_NAME = 1000
+MAX_NAME = 400
 TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 """Classes whose attributes say nothing about their values."""
 
@@ -45,8 +45,8 @@ class Origin:
 def tensors_of(origin: Origin, content: Any) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, in its order.
 
-    Raises B0401 when they are malformed, B0403 for an element type that is not read, B0405 when two of them have the
-    same name, B0412 when there are none.
+    Raises B0401 when they are malformed or share too much, B0403 for an element type that is not read, B0405 when two
+    of them have the same name, B0412 when there are none.
     """
     if not isinstance(content, dict):
         raise _without_tensors(origin.path)
@@ -60,6 +60,7 @@ def tensors_of(origin: Origin, content: Any) -> dict[str, Tensor]:
             message = f"`{origin.path}` holds two tensors of the name {quoted(name)}"
             raise error("B0405", message, help="keep one of them")
         tensors[name] = tensor
+    check_sharing(origin.path, tensors.values(), origin.opened.size)
     if not tensors:
         raise _without_tensors(origin.path)
     version = checkpoint.get(VERSION)

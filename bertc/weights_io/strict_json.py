@@ -10,13 +10,14 @@ from bertc.weights_io.tensor import quoted
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 MAX_DEPTH = 16
-MAX_PUNCTUATION = 4_000_000
-"""Quotes, commas, colons and brackets: together they bound the number of values. 100 000 tensors need 3 million."""
+MAX_PUNCTUATION = 300_000
+"""Quotes, commas, colons and brackets: together they bound the number of values. 10 000 tensors need that many."""
 MAX_DIGITS = 19
 """Of an integer: enough for every file offset, and arithmetic on what is read stays quick."""
 
 _STRING_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[][{}]', re.DOTALL)
 """The closing quote is optional, so that a string without one is passed once and not from each quote inside it."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class JsonError(ValueError):
@@ -59,7 +60,7 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 
 def _is_text(string: str) -> bool:
-    return string.isascii() or not any("\ud800" <= c <= "\udfff" for c in string)
+    return string.isascii() or not _SURROGATE.search(string)
 
 
 def _integer(digits: str) -> int:

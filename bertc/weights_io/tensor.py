@@ -41,6 +41,10 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def quoted(name: str, width: int = 100) -> str:
-    """A name out of an untrusted file, fit for a terminal: cut, and without control characters."""
-    cut = name if len(name) <= width else name[: width - 1] + "…"
-    return "`" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut) + "`"
+    """A name out of an untrusted file, fit for a message: cut, and without control characters."""
+    return f"`{printable(name if len(name) <= width else name[: width - 1] + '…')}`"
+
+
+def printable(name: str) -> str:
+    """A name out of an untrusted file, fit for a terminal: without control characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

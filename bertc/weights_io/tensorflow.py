@@ -14,6 +14,7 @@ tensorflow/core/protobuf/{tensor_bundle,trackable_object_graph}.proto
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -26,10 +27,11 @@ from numpy.typing import NDArray
 from bertc.errors import error
 from bertc.types import FLOATS
 from bertc.weights_io import snappy
+from bertc.weights_io.budget import Budget
 from bertc.weights_io.crc32c import masked_crc32c
-from bertc.weights_io.files import STORAGE, Version, damaged, open_file, tensor_at, version
+from bertc.weights_io.files import STORAGE, Version, damaged, neighbour, open_file, tensor_at, version
 from bertc.weights_io.object_graph import variable_names
-from bertc.weights_io.protobuf import Message, Stretch, WireError, parse_message, varint
+from bertc.weights_io.protobuf import MAX_FIELDS, Message, WireError, parse_message, varint
 from bertc.weights_io.sstable import read_table
 from bertc.weights_io.tensor import Element, Tensor, quoted
 
@@ -87,14 +89,15 @@ def find_index(path: Path) -> Path | None:
     """The index of the checkpoint that `path` names: by its prefix, or by the folder that it is in.
 
     In a folder, the file `checkpoint` says which one, else it is the only one. None where `path` names no checkpoint.
+    Raises B0404 where what is in the folder leads out of it.
     """
     if not path.is_dir():
         index = path.parent / f"{path.name}.index"
-        return index if path.name and index.is_file() and not path.exists() else None
+        return index if path.name and os.path.isfile(index) and not os.path.exists(path) else None
     if (newest := _newest(path / "checkpoint")) is not None:
         return newest
     indices = sorted(path.glob("*.index"))
-    return indices[0] if len(indices) == 1 else None
+    return neighbour(indices[0], indices[0].name) if len(indices) == 1 else None
 
 
 def read_tensorflow(index: Path) -> dict[str, Tensor]:
@@ -122,9 +125,10 @@ def _newest(state: Path) -> Path | None:
         line = re.search(rb'^model_checkpoint_path: "([^"\\\n]*)"', file.read(MAX_STATE), re.MULTILINE)
     if line is None:
         return None
-    name = line[1].decode("utf-8", "replace").replace("\0", "").rpartition("/")[2]
-    index = state.parent / f"{name}.index"
-    return index if name and index.is_file() else None
+    name = line[1].decode("utf-8", "replace").rpartition("/")[2]
+    if not os.path.isfile(state.parent / f"{name}.index"):  # Path.is_file raises for names the system cannot hold
+        return None
+    return neighbour(state, f"{name}.index")
 
 
 def _read_index(index: Path) -> tuple[int, list[Entry]]:
@@ -134,7 +138,8 @@ def _read_index(index: Path) -> tuple[int, list[Entry]]:
     if len(content) > MAX_INDEX:
         raise damaged(index, f"is an index of more than {MAX_INDEX} bytes")
     try:
-        table = ((key, parse_message(Stretch(0, value))) for key, value in read_table(content))
+        budget = Budget(MAX_FIELDS)
+        table = ((key, parse_message(value, budget)) for key, value in read_table(content))
         key, header = next(table, (None, Message({})))
         shard_count = header.number(1)
         if key != b"" or not 0 < shard_count <= MAX_SHARDS:
@@ -166,7 +171,7 @@ def _entry(index: Path, key: bytes, entry: Message, shard_count: int) -> Entry:
 
 
 def _shard(index: Path, shard: int, count: int) -> Path:
-    return index.parent / f"{index.name.removesuffix('.index')}.data-{shard:05d}-of-{count:05d}"
+    return neighbour(index, f"{index.name.removesuffix('.index')}.data-{shard:05d}-of-{count:05d}")
 
 
 def _version(shard: Path) -> Version:
@@ -224,7 +229,7 @@ def _variable_names(
         return None
     try:
         stored = _string(entry, shards[entry.shard], versions[entry.shard])
-        return variable_names(parse_message(Stretch(0, stored)))
+        return variable_names(parse_message(stored))
     except WireError as problem:
         raise damaged(index, f"has a graph of objects that {problem}") from None
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from bertc.errors import error
+from bertc.weights_io.budget import Budget
 from bertc.weights_io.files import damaged, open_file, version
-from bertc.weights_io.pickle_machine import read_pickle
+from bertc.weights_io.pickle_machine import MAX_OPCODES, Pickle, read_pickle
 from bertc.weights_io.pickle_stack import Persistent
 from bertc.weights_io.state_dict import Origin, tensors_of
 from bertc.weights_io.tensor import Tensor, quoted
@@ -56,15 +57,19 @@ def read_torch_legacy(path: Path) -> dict[str, Tensor]:
     """
     with open_file(path) as file:
         opened = version(file)
-        legacy = read_legacy(path, file, opened.size)
+        legacy = read_legacy(path, file, opened.size, Budget(MAX_OPCODES))
     return tensors_of(Origin(path, opened, lambda record: legacy.storage(path, record)), legacy.content)
 
 
-def read_legacy(path: Path, file: BinaryIO, end: int) -> Legacy:
+def read_legacy(path: Path, file: BinaryIO, end: int, opcodes: Budget) -> Legacy:
     """The file, or part of one, that starts where `file` stands and ends at byte `end`. Raises B0401 and B0403."""
-    if read_pickle(path, file, end).value != MAGIC or read_pickle(path, file, end).value != FORMAT:
+
+    def read_next() -> Pickle:
+        return read_pickle(path, file, end, opcodes)
+
+    if read_next().value != MAGIC or read_next().value != FORMAT:
         raise damaged(path, f"does not start with torch's magic number and the format {FORMAT}")
-    match read_pickle(path, file, end).value:
+    match read_next().value:
         case {"little_endian": True}:
             pass
         case {"little_endian": False}:
@@ -72,8 +77,8 @@ def read_legacy(path: Path, file: BinaryIO, end: int) -> Legacy:
             raise error("B0403", message, help="load and save it again with torch on a little-endian machine")
         case _:
             raise damaged(path, "does not say which byte order it has")
-    content = read_pickle(path, file, end)
-    keys = read_pickle(path, file, end).value
+    content = read_next()
+    keys = read_next().value
     if not isinstance(keys, list):
         raise damaged(path, "has no list of its storages")
     identities = _identities(path, content.persistent)

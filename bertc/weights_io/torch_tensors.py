@@ -49,6 +49,8 @@ OTHER_SIZES = {
 }
 """Bytes of a value, of the storages that no network here has for its weights."""
 
+MAX_MORE = 3
+"""Arguments after the strides: one object can be under thousands of names, and is looked at for each."""
 REBUILD = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 REBUILD_PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 
@@ -81,7 +83,10 @@ def value_size(kind: str) -> int:
 def storage_identity(path: Path, record: Persistent) -> StorageIdentity:
     """Raises B0401 when `record` is not the identity of a storage, or of one that torch does not have."""
     match record.identity:
-        case ("storage", Global(kind), str(key), _, int(count), *rest) if 0 <= count <= MAX_VALUES and not any(rest):
+        case ("storage", Global(kind), str(key), _, int(count), *rest) if 0 <= count <= MAX_VALUES and rest in (
+            [],
+            [None],
+        ):
             if kind not in ELEMENTS and kind not in OTHER_SIZES:
                 raise damaged(path, f"holds a storage of {quoted(kind)}, which torch does not have")
             return StorageIdentity(kind, key, count)
@@ -139,7 +144,7 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
 
 def _layout(path: Path, name: str, arguments: Any) -> tuple[Any, int, tuple[int, ...], tuple[int, ...]]:
     match arguments:
-        case (storage, int(first), shape, strides, *rest) if 0 <= first <= MAX_VALUES:
+        case (storage, int(first), shape, strides, *rest) if 0 <= first <= MAX_VALUES and len(rest) <= MAX_MORE:
             pass
         case _:
             raise damaged(path, f"describes {quoted(name)} by something else than a storage, an offset and a shape")

@@ -1,9 +1,12 @@
 # `make demo` runs the main job, `make test` the tests; both make .venv on first use. Needs Python 3.11, make and the
-# package index, nothing else.
+# package index, nothing else. `make fuzz SECONDS=60 FORMAT=hdf5` changes files at random and reads them, each format for
+# so long, or only one; what it finds goes to out/fuzz.
 PYTHON ?= python3.11
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint clean
+SECONDS ?= 60
+
+.PHONY: demo test lint fuzz clean
 
 demo: .venv/demo.stamp
 	.venv/bin/python examples/demo.py
@@ -15,6 +18,9 @@ lint: .venv/test.stamp
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
+
+fuzz: .venv/test.stamp
+	.venv/bin/python tests/fuzz.py $(FORMAT) --seconds $(SECONDS)
 
 clean:
 	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis

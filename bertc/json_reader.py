@@ -11,7 +11,7 @@ import re
 from bertc.errors import Source, error
 from bertc.tree import Node, Places, TreeBuilder, resolve, too_deep
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^\s\[\]{}:,"]+')
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]|[^\s\[\]{}:,"]+')
 
 
 def read_json(source: Source) -> Node:

@@ -6,6 +6,7 @@ of JSON's numbers and words. The bounds are far above any spec and far below wha
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from bisect import bisect_right
@@ -19,7 +20,8 @@ from bertc.errors import BertcError, Diagnostic, Source, Span, error
 MAXIMUM_BYTES = 1 << 20
 MAXIMUM_DEPTH = 32
 MAXIMUM_NODES = 50_000
-MAXIMUM_DIGITS = 30
+MAXIMUM_DIGITS = 40
+"""transformers writes `model_max_length` with 31 where there is no limit."""
 MAXIMUM_ERRORS = 20
 
 Value = None | bool | int | float | str
@@ -58,28 +60,29 @@ class MappingNode:
 Node = ScalarNode | SequenceNode | MappingNode
 
 
-def read_source(path: Path, asked: Span | None = None, name: str | None = None) -> Source:
+def read_source(path: Path, asked: Span | None = None, name: str | None = None, largest: int = MAXIMUM_BYTES) -> Source:
     """The text of a file, reported under `name` or its path; `asked` is where another file names it.
 
-    Raises B0002 when there is no such regular file, B0202 when it is over MAXIMUM_BYTES, B0201 when it is not UTF-8.
+    Raises B0002 when there is no such regular file, B0202 when it is over `largest` bytes, B0201 when it is not UTF-8.
     """
     name = name or str(path)
     if not os.path.isfile(path):  # Path.is_file raises for names the system cannot hold; this does not
         raise error("B0002", f"expected a file at `{shown(name)}`, but there is none", asked, "check the path")
     try:
         with open(path, "rb") as file:
-            raw = file.read(MAXIMUM_BYTES + 1)
+            raw = file.read(largest + 1)
     except OSError as problem:
         reason = problem.strerror or "no reason is given"
         raise error("B0002", f"`{shown(name)}` cannot be read: {reason}", asked, "check its permissions") from None
-    if len(raw) > MAXIMUM_BYTES:
-        message = f"expected `{shown(name)}` to have at most {MAXIMUM_BYTES} bytes, but it has more"
+    if len(raw) > largest:
+        message = f"expected `{shown(name)}` to have at most {largest} bytes, but it has more"
         raise error("B0202", message, asked, "check that it is the file you mean")
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        return Source(name, raw.decode("utf-8-sig"))
+        return Source(name, raw.decode())
     except UnicodeDecodeError as problem:
-        before = raw[: problem.start].decode("utf-8-sig")
-        place = Places(Source(name, raw.decode("utf-8-sig", "replace"))).span(len(before))
+        before = raw[: problem.start].decode()
+        place = Places(Source(name, raw.decode(errors="replace"))).span(len(before))
         raise error("B0201", "expected UTF-8 text, but found other bytes", place, "save the file as UTF-8") from None
 
 

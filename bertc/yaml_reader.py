@@ -15,6 +15,9 @@ import yaml
 from bertc.errors import BertcError, Source, Span, error
 from bertc.tree import Node, Places, TreeBuilder, resolve, shown
 
+MAXIMUM_YAML = 1 << 16
+"""Characters: PyYAML takes up to 5 µs for each. A shipped spec has 500."""
+
 
 def read_yaml(source: Source) -> Node:
     """The one document of a YAML text.
@@ -22,6 +25,9 @@ def read_yaml(source: Source) -> Node:
     Raises B0201 for what is not YAML, B0202 beyond the bounds of bertc.tree, and all at once: B0204 for a key given
     twice and B0205 for what YAML has and a spec does not.
     """
+    if len(source.text) > MAXIMUM_YAML:
+        message = f"expected at most {MAXIMUM_YAML} characters of YAML, but there are {len(source.text)}"
+        raise error("B0202", message, Span(source, 1, 1), "check that it is the file you mean")
     builder = TreeBuilder(source)
     documents = 0
     for event in _events(source):

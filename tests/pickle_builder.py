@@ -20,6 +20,12 @@ def entry(value: bytes, name: str = "a") -> bytes:
     return b"\x80\x04}" + text(name) + value + b"s."
 
 
+def under_many_names(value: bytes, count: int = 9990) -> bytes:
+    """A pickle of a dict with one value under that many names."""
+    names = b"".join(text(str(at)) + b"h\x01" for at in range(count))
+    return b"\x80\x04}(" + text("x") + value + b"q\x01" + names + b"u."
+
+
 def number(value: int) -> bytes:
     return pickle.LONG1 + bytes([len(data := value.to_bytes(20, "little", signed=True))]) + data
 

@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from hostile import assert_refused, nothing_happens_outside
-from pickle_builder import F4, array, call, entry, latin1, number, shape_opcodes, text
+from hostile import Build, assert_refused, built, file, nothing_happens_outside
+from pickle_builder import F4, array, call, entry, latin1, number, shape_opcodes, text, under_many_names
 
 from bertc.weights_io.pickle_machine import MAX_OPCODES
 from bertc.weights_io.plain_pickle import read_plain_pickle
@@ -78,6 +78,7 @@ SIZES = {
     "globals": b"\x80\x04" + b"cos\nsystem\n" * MAX_OPCODES,
     "calls": b"\x80\x04cos\nsystem\n\x94" + b"h\x00)R" * MAX_OPCODES,
     "persistent": b"\x80\x04N\x94" + b"h\x00Q" * MAX_OPCODES,
+    "class_of_long_texts": b"\x80\x04" + text("a" * 60_000) + b"\x94" + b"h\x00h\x00\x93" * 60_000 + b".",
     "equal_hashes": b"\x80\x04}(" + b"".join(number(n * (2**61 - 1)) + b"N" for n in range(9999)) + b"u.",
 }
 MALFORMED = {
@@ -118,9 +119,18 @@ MALFORMED = {
     + b"".join(b"}(" + text("a") + b"h%c" % n + text("b") + b"h%cu\x94" % n for n in range(MAX_DEPTH - 2))
     + b".",
     "many_entries": b"\x80\x04}(" + b"".join(text(str(n)) + b"N" for n in range(MAX_ENTRIES + 1)) + b"u.",
+    "names_of_a_long_path": b"\x80\x04}\x94"
+    + b"0}("
+    + b"".join(text(f"{at}") + b"N" for at in range(1000))
+    + b"u\x940}("
+    + b"".join(text("\N{GRINNING FACE}" * (MAX_NAME + 1) + str(at)) + b"h\x01" for at in range(10))
+    + b"u.",
     "long_name": entry(b"N", "a" * (MAX_NAME + 1)),
     "text_for_a_name": entry(b"N", "a" * 70_000),
 }
+
+
+LONG_ARRAY = array(shape=shape_opcodes(60_000), values=latin1("\0" * 240_000))[len(entry(b"")) - 2 : -2]
 ARRAY_ATTACKS = {
     "fewer_values": array(shape=shape_opcodes(4)),
     "more_values": array(shape=shape_opcodes(2)),
@@ -144,6 +154,10 @@ ARRAY_ATTACKS = {
     "text_beyond_latin_1": array(values=latin1("\u0100" * 12)),
     "text_of_another_size": array(values=latin1("\x00" * 11)),
     "long_text_of_another_size": array(shape=shape_opcodes(20_000), values=latin1("é" * 60_000)),
+    "text_of_megabytes_beyond_latin_1": array(
+        shape=shape_opcodes(9_000_000), values=latin1("a" * 36_000_000 + "\N{GRINNING FACE}")
+    ),
+    "one_text_under_thousands_of_names": under_many_names(LONG_ARRAY),
     "long_text_beyond_latin_1": array(shape=shape_opcodes(20_000), values=latin1("€" * 40_000)),
     "text_in_another_encoding": array(values=call("_codecs encode", text("\x00" * 12), text("rot13"))),
     "order": array().replace(text("C"), text("K")),
@@ -152,15 +166,15 @@ ARRAY_ATTACKS = {
     "scalar_of_nothing": entry(call("numpy._core.multiarray scalar", F4)),
     "scalar_of_two": entry(call("numpy._core.multiarray scalar", F4, b"C\x08" + bytes(8))),
 }
-HOSTILE = {**CALLS, **OTHER_CALLS, **SIZES, **MALFORMED, **ARRAY_ATTACKS}
+PICKLES = CALLS | OTHER_CALLS | SIZES | MALFORMED | ARRAY_ATTACKS
+HOSTILE: dict[str, Build] = {case: file(content) for case, content in PICKLES.items()}
 
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_pickles_are_refused(case: str, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(HOSTILE[case])
+    path = built(HOSTILE[case], tmp_path)
     assert_refused(read_plain_pickle, path)
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_watch_sees_what_a_pickle_does(tmp_path: Path) -> None:

@@ -1,12 +1,8 @@
-"""Files of torch that attack: archives and legacy files with wrong sizes, names and places, cut short, and mutated."""
+"""Files of torch that attack: archives, legacy files and pickles with wrong sizes, names and places, and bombs."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import pickle
-import pickletools
-import random
 import struct
 import zipfile
 from collections import OrderedDict
@@ -16,61 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile import assert_refused, nothing_happens_outside, outcome
-from pickle_builder import call, number, shape_opcodes, text
+from hostile import Build, Read, assert_refused, built, file, nothing_happens_outside, outcome
+from pickle_builder import call, number, shape_opcodes, text, under_many_names
+from torch_builder import GOOD, GOOD_LEGACY, archive, legacy, pickled, replaced, storage, tensor
 
-from bertc.weights_io import Tensor
+from bertc.weights_io import open_checkpoint
 from bertc.weights_io.plain_pickle import read_plain_pickle
-from bertc.weights_io.torch_legacy import MAGIC, read_torch_legacy
+from bertc.weights_io.torch_legacy import read_torch_legacy
 from bertc.weights_io.torch_zip import read_torch_zip
 from bertc.weights_io.zip_members import MAX_MEMBERS
-
-EMPTY = b"ccollections\nOrderedDict\n)R"
-
-
-def storage(key: bytes = text("0"), kind: str = "torch FloatStorage", count: int = 6, more: bytes = b"") -> bytes:
-    """The opcodes of a storage's identity."""
-    kind_opcodes = b"c" + kind.replace(" ", "\n").encode() + b"\n"
-    return b"(" + text("storage") + kind_opcodes + key + text("cpu") + number(count) + more + b"tQ"
-
-
-def tensor(
-    of: bytes | None = None,
-    first: bytes = number(0),
-    shape: bytes = shape_opcodes(2, 3),
-    strides: bytes = shape_opcodes(3, 1),
-) -> bytes:
-    rest = (first, shape, strides, b"\x89", EMPTY)
-    return call("torch._utils _rebuild_tensor_v2", storage() if of is None else of, *rest)
-
-
-def pickled(value: bytes) -> bytes:
-    return b"\x80\x02}" + text("a") + value + b"s."
-
-
-def archive(content: bytes, members: Mapping[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip file with `content` as its data.pkl and one storage of 6 values, or other members."""
-    with io.BytesIO() as written:
-        with zipfile.ZipFile(written, "w", compression) as file:
-            file.writestr("m/data.pkl", content)
-            for name, data in (members or {"m/data/0": bytes(24)}).items():
-                file.writestr(name, data)
-            file.writestr("m/version", b"3")
-        return written.getvalue()
-
-
-def legacy(content: bytes, keys: object = ("0",), values: bytes = struct.pack("<q", 6) + bytes(24)) -> bytes:
-    head = b"".join(pickle.dumps(part, 2) for part in (MAGIC, 1001, {"little_endian": True}))
-    return head + content + pickle.dumps(list(keys) if isinstance(keys, tuple) else keys, 2) + values
-
-
-def replaced(whole: bytes, old: bytes, new: bytes, count: int = 1) -> bytes:
-    assert old in whole
-    return whole.replace(old, new, count)
-
-
-GOOD = archive(pickled(tensor()))
-GOOD_LEGACY = legacy(pickled(tensor(storage(more=b"N"))))
 
 
 def test_the_builders_build(tmp_path: Path) -> None:
@@ -78,6 +28,9 @@ def test_the_builders_build(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(whole)
         assert torch.load(tmp_path / name)["a"].tolist() == [[0, 0, 0], [0, 0, 0]]
         assert read(tmp_path / name)["a"].read().tolist() == [[0, 0, 0], [0, 0, 0]]
+    (tmp_path / "pickle").write_bytes(embedded(storage_file(), storage_file()))
+    assert pickle.loads((tmp_path / "pickle").read_bytes())["1"].tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert read_plain_pickle(tmp_path / "pickle")["1"].read().tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 TENSORS = {
@@ -144,6 +97,17 @@ def member(name: str) -> bytes:
     return archive(pickled(tensor()), {"m/data/0": bytes(24), name: b"#!/bin/sh"})
 
 
+def one_in_another() -> bytes:
+    """Two storages, the second of which lies, with its header, in the values of the first."""
+    name = b"m/data/1"
+    inner = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, 24, 24, len(name), 0) + name + bytes(26)
+    count = len(inner) // 4
+    content = pickled(tensor(storage(count=count), shape=shape_opcodes(count), strides=shape_opcodes(1)))
+    whole = archive(content, {"m/data/0": inner, "m/data/1": bytes(24)})
+    entry = whole.rindex(ENTRY, 0, whole.rindex(b"m/data/1"))
+    return whole[: entry + 42] + struct.pack("<L", whole.index(inner)) + whole[entry + 46 :]
+
+
 BOMB = archive(pickled(tensor(storage(count=25_000_000))), {"m/data/0": bytes(100_000_000)}, zipfile.ZIP_DEFLATED)
 MANY = archive(pickled(tensor()), {f"m/data/{number}": b"" for number in range(MAX_MEMBERS)})
 WIDE_END = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, 2**40, 2**40)
@@ -174,6 +138,7 @@ ARCHIVES = {
     "size_into_the_directory": in_entry(20, struct.pack("<2L", 40, 40)),
     "header_beyond_the_end": in_entry(42, FAR),
     "header_is_that_of_another": in_entry(42, bytes(4)),
+    "storage_in_another": one_in_another(),
     "header_inside_another": in_entry(42, struct.pack("<L", 20)),
     "name_beyond_the_directory": in_entry(28, b"\xff\xff"),
     "extra_field_beyond_the_directory": in_entry(30, b"\xff\xff"),
@@ -223,46 +188,80 @@ LEGACY = {
 }
 
 
+def whole_storage(values: int) -> bytes:
+    """The opcodes of a tensor that is all of a storage."""
+    return tensor(storage(count=values), shape=shape_opcodes(values), strides=shape_opcodes(1))
+
+
+def with_arguments(count: int) -> bytes:
+    """The opcodes of a tensor with that many arguments too many."""
+    layout = storage() + number(0) + shape_opcodes(2, 3) + shape_opcodes(3, 1)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + layout + b"N" * count + b"tR"
+
+
+def storage_file(opcodes: bytes = b"") -> bytes:
+    """What lies in a plain pickle for a storage of six values."""
+    return legacy(b"\x80\x02" + opcodes + storage(more=b"N") + b".")
+
+
+def embedded(*contents: bytes) -> bytes:
+    """A pickle of tensors whose storages are files of torch's in byte strings."""
+    values = (call("torch.storage _load_from_bytes", b"B" + struct.pack("<L", len(part)) + part) for part in contents)
+    entries = b"".join(text(str(at)) + tensor(value) for at, value in enumerate(values))
+    return b"\x80\x04}(" + entries + b"u."
+
+
+def byte_string(values: int) -> bytes:
+    """The opcodes of a tensor whose storage is in a byte string."""
+    content = b"\x80\x02" + storage(count=values, more=b"N") + b"."
+    whole = legacy(content, values=struct.pack("<q", values) + bytes(4 * values))
+    loaded = call("torch.storage _load_from_bytes", b"B" + struct.pack("<L", len(whole)) + whole)
+    return tensor(loaded, shape=shape_opcodes(values), strides=shape_opcodes(1))
+
+
+BOMBS = {
+    "zip_of_thousands_of_views": archive(under_many_names(whole_storage(1_000_000)), {"m/data/0": bytes(4_000_000)}),
+    "legacy_of_thousands_of_views": legacy(
+        under_many_names(whole_storage(1_000_000)), values=struct.pack("<q", 1_000_000) + bytes(4_000_000)
+    ),
+    "arguments_repeated": archive(under_many_names(with_arguments(60_000))),
+    "identities_repeated": archive(under_many_names(tensor(storage(more=b"N" * 60_000)))),
+    "one_byte_string_under_thousands_of_names": under_many_names(byte_string(250_000)),
+    "opcodes_in_byte_strings": embedded(*[storage_file(b"N0" * 45_000)] * 60),
+}
+EMBEDDED = {
+    "garbage": bytes(40),
+    "cut": storage_file()[:-1],
+    "itself": pickled(tensor()),
+    "state_dict": GOOD_LEGACY,
+    "magic_only": storage_file()[:15],
+}
+
+
+HOSTILE: dict[str, Build] = {
+    **{f"{case}_in_a_zip": file(archive(pickled(value))) for case, value in TENSORS.items()},
+    **{f"{case}_in_a_legacy_file": file(legacy(pickled(value))) for case, value in TENSORS.items()},
+    **{f"{case}_in_a_pickle": file(pickled(value)) for case, value in TENSORS.items()},
+    **{case: file(content) for case, content in (ARCHIVES | LEGACY | BOMBS).items()},
+    **{f"{case}_in_a_byte_string": file(embedded(content)) for case, content in EMBEDDED.items()},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files_are_refused(case: str, tmp_path: Path) -> None:
+    path = built(HOSTILE[case], tmp_path)
+    assert_refused(open_checkpoint, path)
+    assert list(path.parent.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("case", TENSORS)
-def test_hostile_tensors_are_refused_in_every_format(case: str, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(archive(pickled(TENSORS[case])))
-    assert_refused(read_torch_zip, path)
-    path.write_bytes(legacy(pickled(TENSORS[case])))
-    assert_refused(read_torch_legacy, path)
-    path.write_bytes(pickled(TENSORS[case]))
-    assert_refused(read_plain_pickle, path)
-
-
-@pytest.mark.parametrize("case", ARCHIVES)
-def test_hostile_archives_are_refused(case: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(ARCHIVES[case])
-    assert_refused(read_torch_zip, tmp_path / "file")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize("case", LEGACY)
-def test_hostile_legacy_files_are_refused(case: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(LEGACY[case])
-    assert_refused(read_torch_legacy, tmp_path / "file")
-
-
-@pytest.mark.parametrize("case", ["garbage", "cut", "itself", "state_dict", "magic_only"])
-def test_hostile_files_in_byte_strings_are_refused(case: str, tmp_path: Path) -> None:
-    with io.BytesIO() as written:
-        torch.save(torch.ones(6).untyped_storage(), written, _use_new_zipfile_serialization=False)
-        good = written.getvalue()
-    embedded = {
-        "garbage": bytes(40),
-        "cut": good[:-1],
-        "itself": pickled(tensor()),
-        "state_dict": GOOD_LEGACY,
-        "magic_only": good[:15],
-    }[case]
-    length = struct.pack("<L", len(embedded))
-    value = tensor(call("torch.storage _load_from_bytes", b"B" + length + embedded))
-    (tmp_path / "file").write_bytes(pickled(value))
-    assert_refused(read_plain_pickle, tmp_path / "file")
+def test_hostile_tensors_are_refused_by_each_reader(case: str, tmp_path: Path) -> None:
+    for read, content in (
+        (read_torch_zip, archive(pickled(TENSORS[case]))),
+        (read_torch_legacy, legacy(pickled(TENSORS[case]))),
+        (read_plain_pickle, pickled(TENSORS[case])),
+    ):
+        assert_refused(read, file(content)(tmp_path))
 
 
 @pytest.mark.parametrize("format", ["zip", "legacy"])
@@ -298,7 +297,6 @@ def numpy_pickle(path: Path) -> None:
 
 
 MODEL = {"model": OrderedDict(a=torch.ones(2, 3), b=torch.ones(3, 2).T, c=torch.zeros(4).bfloat16()), "step": 1}
-Read = Callable[[Path], Mapping[str, Tensor]]
 WRITERS: Mapping[str, tuple[Callable[[Path], None], Read]] = {
     "zip": (torch_zip, read_torch_zip),
     "legacy": (torch_legacy, read_torch_legacy),
@@ -313,63 +311,9 @@ def test_files_cut_short(format: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     write(path)
     whole = path.read_bytes()
-    for length in range(0, len(whole), 3):
+    for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with nothing_happens_outside(tmp_path):
             refused = outcome(read, path)
         assert refused is not None, length
         assert refused.exit_code == 3, length
-
-
-INTERESTING = (b"\x00", b"\x01", b"\x7f", b"\x80", b"\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00" * 8)
-OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
-
-
-def mutated(whole: bytes, places: list[int], generator: random.Random) -> bytes:
-    """A copy with an opcode replaced, an argument overwritten, or a piece cut out, doubled or put elsewhere."""
-    place = generator.choice(places)
-    size = generator.randrange(1, 24)
-    piece = whole[place : place + size]
-    return generator.choice(
-        (
-            whole[:place] + generator.choice(OPCODES) + whole[place + 1 :],
-            whole[: place + 1] + (value := generator.choice(INTERESTING)) + whole[place + 1 + len(value) :],
-            whole[:place] + whole[place + size :],
-            whole[:place] + piece + whole[place:],
-            whole[:place] + whole[(other := generator.choice(places)) : other + size] + whole[place + size :],
-            whole[: (bit := generator.randrange(len(whole)))] + bytes([whole[bit] ^ 1 << size % 8]) + whole[bit + 1 :],
-        )
-    )
-
-
-def opcode_places(whole: bytes) -> list[int]:
-    """Where the opcodes of the pickles in a file start, embedded ones included."""
-    places: list[int] = []
-    start = whole.find(b"\x80")
-    while start >= 0:
-        with contextlib.suppress(ValueError):
-            places += [start + at for _, _, at in pickletools.genops(whole[start:]) if at is not None]
-        start = whole.find(b"\x80", start + 1)
-    return places
-
-
-@pytest.mark.parametrize("format", WRITERS)
-def test_mutated_files(format: str, tmp_path: Path) -> None:
-    """Read in full or refused, by nothing but a BertcError for a bad or unsupported file."""
-    write, read = WRITERS[format]
-    path = tmp_path / "file"
-    write(path)
-    whole = path.read_bytes()
-    places = opcode_places(whole)
-    generator = random.Random(7)
-    refused = 0
-    for _ in range(600):
-        changed = whole
-        for _ in range(generator.randrange(1, 4)):
-            changed = mutated(changed, [place for place in places if place < len(changed)], generator)
-        path.write_bytes(changed)
-        with nothing_happens_outside(tmp_path):
-            found = outcome(read, path)
-        assert found is None or found.exit_code in (3, 4), found
-        refused += found is not None
-    assert refused > 300

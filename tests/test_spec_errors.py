@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from pathlib import Path
 
 import pytest
 
 from bertc.errors import BAD_INPUT, UNSUPPORTED, USAGE, BertcError, Source
 from bertc.spec import Spec, load_spec, parse_spec, shipped_specs
-from bertc.tree import MAXIMUM_BYTES
 
 GOLDEN = Path(__file__).parent / "golden" / "spec_errors"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix != ".txt")
@@ -127,29 +125,6 @@ def test_config_cut_at_every_byte(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_bytes(text[:end])
         with pytest.raises(BertcError):
             load_spec(str(tmp_path))
-
-
-HOSTILE = {
-    "brackets": "[" * MAXIMUM_BYTES,
-    "braces": "{a: " * 200_000,
-    "dashes": "- " * 200_000,
-    "question marks": "? " * 200_000,
-    "items": "- a\n" * 200_000,
-    "aliases": "a: &x *x\n" * 90_000,
-    "unknown keys": "".join(f"key{number}: 1\n" for number in range(20_000)),
-    "open quote": "'" + "a\n" * 400_000,
-    "literal": "|\n" + " a\n" * 300_000,
-    "tabs": "\t" * 900_000,
-    "long key": "a" * 900_000 + ": 1",
-    "long value": "precision: " + "a" * 900_000,
-}
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_texts_are_refused_in_bounded_time(text: str) -> None:
-    began = time.perf_counter()
-    assert isinstance(spec_or_error(text), BertcError)
-    assert time.perf_counter() - began < 10  # 2 s and less here; unbounded, the first would take minutes
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bertc.errors import BertcError, Source, Span
 from bertc.json_reader import read_json
 from bertc.tree import MAXIMUM_DEPTH, MAXIMUM_NODES, MappingNode, Node, ScalarNode, SequenceNode
-from bertc.yaml_reader import read_yaml
+from bertc.yaml_reader import MAXIMUM_YAML, read_yaml
 
 
 def value_of(node: Node) -> Any:
@@ -147,9 +147,14 @@ def test_bounds(read: Any) -> None:
 
     read(Source("a", nested(MAXIMUM_DEPTH)))
     assert code_of(nested(MAXIMUM_DEPTH + 1), read) == "B0202"
-    read(Source("a", "[" + "1, " * (MAXIMUM_NODES - 2) + "1]"))
-    assert code_of("[" + "1, " * (MAXIMUM_NODES - 1) + "1]", read) == "B0202"
-    assert code_of("[" + "1" * 31 + "]", read) == "B0202"
+    assert code_of("[" + "1" * 41 + "]", read) == "B0202"
+
+
+def test_bounds_on_size() -> None:
+    read_json(Source("a", "[" + "1, " * (MAXIMUM_NODES - 2) + "1]"))
+    assert code_of("[" + "1, " * (MAXIMUM_NODES - 1) + "1]", read_json) == "B0202"
+    read_yaml(Source("a", "a: 1 #".ljust(MAXIMUM_YAML)))
+    assert code_of("a: 1 #".ljust(MAXIMUM_YAML + 1), read_yaml) == "B0202"
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', "[[],"])

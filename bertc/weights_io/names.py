@@ -25,6 +25,8 @@ from bertc.weights_io.views import view
 MAX_NAME = 200
 MAX_NUMBERS = 4
 """In a name that a table may have: a stranger's file can have thousands of names, and of numbers in each."""
+MAX_ASKED = 1000
+"""Names that the tables of all families are asked for."""
 _CHOICES = re.compile(r"\{(\w+(?:,\w+)+)\}")
 
 
@@ -87,10 +89,11 @@ def canonical_table() -> NameTable:
 
 
 def likely_family(names: Collection[str]) -> str:
-    """The family whose tables know the most of a checkpoint's names; BERT where others know no more."""
+    """The family whose tables know the most of a checkpoint's first names; BERT where others know no more."""
+    first = list(islice(names, MAX_ASKED))
 
     def known(family: str) -> int:
-        return max(sum(map(table.knows, names)) for table in name_tables(family))
+        return max(sum(map(table.knows, first)) for table in name_tables(family))
 
     return max(("bert", *(name for name in _stems() if "." not in name)), key=known)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from bertc.targets.cuda.plan import Launch, Operation, Plan, Product, Size, Step
 from bertc.targets.cuda.session import Session, algorithm_key
 
@@ -28,6 +30,7 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
     for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["tokens"])):
         every = [[operation for way in step.ways for operation in way] for step in session.plan.steps]
         addresses = session.place(every, sizes)
+        _fill(session, sizes, addresses)
         for signature, steps in groups.items():
             times = [_time(session, steps[:ALIKE], way, sizes, addresses) for way in range(len(steps[0].ways))]
             choices[signature][sizes["tokens"]] = times.index(min(times))
@@ -38,6 +41,14 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
     )
     algorithms = {name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())}
     return replace(session.plan, steps=steps, algorithms=algorithms)
+
+
+def _fill(session: Session, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
+    """Sequences without padding, since attention takes as long as they are."""
+    batch, seq = sizes["batch"], sizes["seq"]
+    for name, values in {"lengths": np.full(batch, seq), "starts": np.arange(batch) * seq}.items():
+        if name in addresses:
+            session.device.upload(addresses[name], values.astype(np.int32))
 
 
 def _time(

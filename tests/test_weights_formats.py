@@ -96,8 +96,11 @@ def test_what_is_there_for_quantisation_is_no_parameter(tmp_path: Path) -> None:
     assert (entry.canonical, entry.purpose) == ((), "for quantisation")
 
 
-WRITTEN = ("tf1", "tf1_sharded", "tf1_snappy", "tf2", "tf2_transformers", "tf2_unnamed", "tf_model.h5", "model.onnx")
-"""What fixtures/make_fixtures.py had TensorFlow, Keras, torch and transformers write of one model."""
+WRITTEN = (
+    *("tf1", "tf1_sharded", "tf1_snappy", "tf2", "tf2_transformers", "tf2_unnamed", "tf_model.h5"),
+    *("model.onnx", "external.onnx", "gluonnlp.params"),
+)
+"""What fixtures/make_fixtures.py had TensorFlow, Keras, torch, transformers and GluonNLP write of one model."""
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -1,4 +1,4 @@
-"""MXNet's lists of arrays, put together byte by byte as its source writes them; MXNet itself is retired."""
+"""MXNet's lists of arrays, byte by byte as its source writes them; what it wrote itself is among the fixtures."""
 
 from __future__ import annotations
 

@@ -56,6 +56,24 @@ PROTOCOL = Protocol(runs=30, duration=0.0)
 
 PACKED_PASSES = ("default", "pack_sequences")
 
+LEAST_COSINE = 0.9999
+"""Between an embedding in any precision and the same by float64."""
+
+SENTENCES = [
+    "A man is eating food.",
+    "A man is eating a piece of bread.",
+    "The girl is carrying a baby.",
+    "A man is riding a horse.",
+    "A woman is playing the violin.",
+    "Two men pushed carts through the woods.",
+    "A man is riding a white horse on an enclosed ground.",
+    "A monkey is playing drums.",
+    "A cheetah is running behind its prey.",
+    "Paris is the capital of France, and has been since the Middle Ages.",
+    "What is the capital of France?",
+    "No.",
+]
+
 
 def check_leaks(folder: Path) -> dict[str, int]:
     """10 000 runs over 200 shapes: the device memory and the host memory that the second half of them takes."""
@@ -120,6 +138,30 @@ def check_spec(name: str, precision: str, packed: bool, folder: Path) -> dict[st
     assert worst < BOUNDS[precision], f"{name} {precision} differs by {worst:.1e}"
     checked = {"spec": name, "precision": precision, "packed": packed}
     return {**checked, "difference": worst, "bound": BOUNDS[precision]}
+
+
+def check_embeddings(checkpoint: Path, folder: Path) -> list[dict[str, Any]]:
+    """A real model's embeddings of some sentences against those by float64: the least cosine."""
+    found: list[dict[str, Any]] = []
+    for precision, packed in product(BOUNDS, (False, True)):
+        profile = Profile(Range(1, 8, 16), Range(3, 32, 128))
+        passes = PACKED_PASSES if packed else ("default",)
+        spec = replace(bertc.load(str(checkpoint)), precision=precision, shapes=(profile,), passes=passes)
+        bertc.build(spec, folder / "embeddings", "cuda", force=True)
+        engine = bertc.open(folder / "embeddings")
+        graph = elaborate(spec)
+        weights = bind_weights(spec, graph, spec.weights, None)
+        cosines: list[float] = []
+        sequences = engine.text.encodings(SENTENCES, cut=True)
+        for sequence, vector in zip(sequences, engine.embed(SENTENCES), strict=True):
+            ids = np.array([sequence.ids])
+            inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+            mean = evaluate(graph, inputs, weights)["last_hidden_state"][0].mean(0)
+            cosines.append(float(vector @ mean / np.linalg.norm(mean)))
+        engine.close()
+        assert min(cosines) > LEAST_COSINE, f"{precision} packed={packed}: a cosine of {min(cosines):.6f}"
+        found.append({"precision": precision, "packed": packed, "cosine": min(cosines), "bound": LEAST_COSINE})
+    return found
 
 
 def check_engines(folder: Path) -> list[dict[str, Any]]:
@@ -211,7 +253,8 @@ def _ratio(row: Row) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the results here")
-    parts = "a row of the table, as bert-base/1x128, or kernels, leaks, engines, specs, packed"
+    parser.add_argument("--checkpoint", type=Path, help="a directory of all-MiniLM-L6-v2, whose embeddings are checked")
+    parts = "a row of the table, as bert-base/1x128, or kernels, leaks, embeddings, engines, specs, packed"
     parser.add_argument("--only", action="append", help=f"{parts}; again for more than one")
     options = parser.parse_args()
 
@@ -226,6 +269,10 @@ def main() -> None:
         print(f"kernels: {kernels}", flush=True)
         leaks = check_leaks(folder) if wanted("leaks") else None
         print(f"10 000 runs over 200 shapes take {leaks}", flush=True)
+        embeddings = (
+            check_embeddings(options.checkpoint, folder) if options.checkpoint and wanted("embeddings") else None
+        )
+        print(f"embeddings: {embeddings}", flush=True)
         engines = check_engines(folder) if wanted("engines") else None
         print(f"lists of sequences: {engines}", flush=True)
         for name, precision, packed in product(SPECS, BOUNDS, (False, True)) if wanted("specs") else ():
@@ -249,6 +296,7 @@ def main() -> None:
             "versions": versions,
             "kernels": kernels,
             "leaks": leaks,
+            "embeddings": embeddings,
             "engines": engines,
             "checks": checks,
             "rows": rows,

@@ -52,9 +52,47 @@ def load(step, steps, x, w, x_stages, w_stages, loaded, rows, n: gl.constexpr, k
 
 
 @gluon.jit
+def finish_stripes(
+    FIRST: gl.constexpr,
+    LAST: gl.constexpr,
+    row,
+    column,
+    bias,
+    residual,
+    y,
+    sums,
+    rows,
+    n: gl.constexpr,
+    ACTIVATION: gl.constexpr,
+    HAS_RESIDUAL: gl.constexpr,
+):
+    """Make results of some columns of a tile's sums, in place, and start to store them."""
+    high: gl.constexpr = sums.shape[0]
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])
+    for stripe in gl.static_range(FIRST, LAST, STRIPE):
+        part = sums.slice(stripe, STRIPE, dim=1)
+        columns = column + stripe + gl.arange(0, STRIPE, gl.SliceLayout(0, layout))
+        added = gl.load(bias + columns).to(gl.float32)
+        for slab in gl.static_range(0, high, SLAB):
+            block = part.slice(slab, SLAB, dim=0)
+            value = block.load(layout).to(gl.float32) + added[None, :]
+            if HAS_RESIDUAL:
+                ours = row + slab + gl.arange(0, SLAB, gl.SliceLayout(1, layout))
+                places = ours[:, None].to(gl.int64) * n + columns[None, :]
+                value += gl.load(residual + places, mask=(ours < rows)[:, None]).to(gl.float32)
+            block.store(activate(value, ACTIVATION).to(sums.dtype))
+        fence_async_shared()
+        gl.thread_barrier()  # the copy engine sees what all warps have written
+        tma.async_copy_shared_to_global(y, [row, column + stripe], part)
+
+
+@gluon.jit
 def multiply(
     x,
     w,
+    bias,
+    residual,
+    y,
     x_stages,
     w_stages,
     sums,
@@ -64,9 +102,12 @@ def multiply(
     rows,
     n: gl.constexpr,
     k: gl.constexpr,
+    ACTIVATION: gl.constexpr,
+    HAS_RESIDUAL: gl.constexpr,
     group: gl.constexpr,
 ):
-    """The warps that load and multiply: `summed` says that a tile's sums are there, `stored` that they are used."""
+    """The warps that load and multiply: `summed` says that a tile's sums are there, `stored` that they are used. Of
+    their last tile they finish all but the last stripe themselves, since there is nothing to multiply meanwhile."""
     stages: gl.constexpr = x_stages.shape[0]
     high: gl.constexpr = x_stages.shape[1]
     wide: gl.constexpr = w_stages.shape[1]
@@ -93,6 +134,13 @@ def multiply(
         mbarrier.wait(stored, turn & 1 ^ 1)
         sums.store(total.to(sums.dtype))
         mbarrier.arrive(summed)
+    if turns > 0:
+        gl.thread_barrier()  # all warps have written their sums
+        tile = gl.program_id(0) + (turns - 1) * gl.num_programs(0)
+        row, column = tile_at(tile, rows, n, high, wide, group)
+        last: gl.constexpr = wide - STRIPE
+        finish_stripes(0, last, row, column, bias, residual, y, sums, rows, n, ACTIVATION, HAS_RESIDUAL)
+        tma.store_wait(0)
 
 
 @gluon.jit
@@ -109,29 +157,18 @@ def finish(
     HAS_RESIDUAL: gl.constexpr,
     group: gl.constexpr,
 ):
-    """The warps that make results of sums, in place, and store them."""
+    """The warps that finish tiles, and of the last one its last stripe."""
     high: gl.constexpr = sums.shape[0]
     wide: gl.constexpr = sums.shape[1]
-    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])
     tiles = gl.cdiv(rows, high) * (n // wide)
-    for turn in range(gl.cdiv(tiles - gl.program_id(0), gl.num_programs(0))):
+    turns = gl.cdiv(tiles - gl.program_id(0), gl.num_programs(0))
+    for turn in range(turns):
         row, column = tile_at(gl.program_id(0) + turn * gl.num_programs(0), rows, n, high, wide, group)
+        last: gl.constexpr = wide - STRIPE
         mbarrier.wait(summed, turn & 1)
-        for stripe in gl.static_range(0, wide, STRIPE):
-            part = sums.slice(stripe, STRIPE, dim=1)
-            columns = column + stripe + gl.arange(0, STRIPE, gl.SliceLayout(0, layout))
-            added = gl.load(bias + columns).to(gl.float32)
-            for slab in gl.static_range(0, high, SLAB):
-                block = part.slice(slab, SLAB, dim=0)
-                value = block.load(layout).to(gl.float32) + added[None, :]
-                if HAS_RESIDUAL:
-                    ours = row + slab + gl.arange(0, SLAB, gl.SliceLayout(1, layout))
-                    places = ours[:, None].to(gl.int64) * n + columns[None, :]
-                    value += gl.load(residual + places, mask=(ours < rows)[:, None]).to(gl.float32)
-                block.store(activate(value, ACTIVATION).to(sums.dtype))
-            fence_async_shared()
-            gl.thread_barrier()  # the copy engine sees what all warps have written
-            tma.async_copy_shared_to_global(y, [row, column + stripe], part)
+        if turn < turns - 1:
+            finish_stripes(0, last, row, column, bias, residual, y, sums, rows, n, ACTIVATION, HAS_RESIDUAL)
+        finish_stripes(last, wide, row, column, bias, residual, y, sums, rows, n, ACTIVATION, HAS_RESIDUAL)
         tma.store_wait(0)
         mbarrier.arrive(stored)
 
@@ -174,7 +211,28 @@ def linear_specialised(
     fence_async_shared()
     gl.warp_specialize(
         [
-            (multiply, (x, w, x_stages, w_stages, sums, loaded, summed, stored, rows, n, k, GROUP)),
+            (
+                multiply,
+                (
+                    x,
+                    w,
+                    bias,
+                    residual,
+                    y,
+                    x_stages,
+                    w_stages,
+                    sums,
+                    loaded,
+                    summed,
+                    stored,
+                    rows,
+                    n,
+                    k,
+                    ACTIVATION,
+                    HAS_RESIDUAL,
+                    GROUP,
+                ),
+            ),
             (finish, (bias, residual, y, sums, summed, stored, rows, n, ACTIVATION, HAS_RESIDUAL, GROUP)),
         ],
         [4],

@@ -30,6 +30,19 @@ pairs that saw the same machine. The first run and the time to open are told apa
     bertc bench out/large-cuda --batch 256 --seq 384 --lengths squad --against torch --price 3.2"""
 
 
+RUN = """
+
+    bertc run out/minilm embed "a sentence" "another"
+    bertc run out/minilm embed --input sentences.txt --json-lines
+    bertc run out/reviews classify "what a film" --json
+    bertc run out/names tokens "Ada met Charles in London"
+    bertc run out/words fill "the capital of [MASK] is Paris" --best 3
+    bertc run out/squad ask --passage article.txt --question "who won?" --best 3
+    bertc run out/x --inputs in.npz --outputs out.npz
+
+`bertc run BUNDLE TASK --help` lists the flags of a task."""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with bertc's exit code and form of message."""
 
@@ -83,11 +96,12 @@ def make_parser() -> Parser:
     build.add_argument("--force", action="store_true", help="replace the bundle that is there")
     _add_trtexec(build)
 
-    run = verb("run", "run a bundle on arrays")
-    run.add_argument("bundle", type=Path)
-    run.add_argument("--inputs", type=Path, required=True, help="an .npz of input_ids, attention_mask, token_type_ids")
-    run.add_argument("--outputs", type=Path, required=True, help="the .npz to write")
+    run = verb("run", "run a bundle on texts, by a task, or on arrays", RUN)
+    run.add_argument("bundle", metavar="BUNDLE", type=Path)
+    run.add_argument("--inputs", type=Path, help="arrays: an .npz of input_ids, attention_mask, token_type_ids")
+    run.add_argument("--outputs", type=Path, help="arrays: the .npz to write")
     _add_device(run)
+    _add_tasks(run)
 
     weights = verb("weights", "list the tensors of a checkpoint, or convert it to safetensors with bertc's names")
     weights.add_argument("checkpoint", type=Path, help="a file or a directory, of any format that is read")
@@ -143,6 +157,51 @@ def _add_qkv_layout(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=int, default=0, metavar="N", help="the number of the GPU; 0")
+
+
+def _add_tasks(run: argparse.ArgumentParser) -> None:
+    tasks = run.add_subparsers(dest="task", metavar="TASK", parser_class=Parser)
+
+    def task(name: str, help: str) -> Parser:
+        added = tasks.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+        added.set_defaults(parser=added)
+        form = added.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document")
+        form.add_argument("--json-lines", action="store_true", help="a JSON document a line, as the answers come")
+        return added
+
+    embed = task("embed", "a vector for each text, as the model's own files say")
+    _add_texts(embed)
+    embed.add_argument("--pooling", choices=("mean", "cls", "max"), help="of the vectors of a text's tokens")
+    embed.add_argument("--normalise", action=argparse.BooleanOptionalAction, help="to vectors of length 1")
+    embed.add_argument("--limit", type=_count, metavar="N", help="tokens that a text is cut to")
+
+    classify = task("classify", "the labels of a text, or of a text and its pair, and their probabilities")
+    _add_texts(classify, "a text, and perhaps its pair", "; a tab stands between those of a pair")
+    tokens = task("tokens", "the entities in each text, with their places")
+    _add_texts(tokens)
+    fill = task("fill", "words for each [MASK] in a text")
+    _add_texts(fill)
+    for added in (classify, tokens, fill):
+        added.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
+
+    ask = task("ask", "the answers that a passage has to a question")
+    ask.add_argument("--passage", required=True, metavar="FILE|TEXT", help="of any length; it is read in windows")
+    ask.add_argument("--question", help="questions are read from standard input when left out")
+    ask.add_argument("--window", type=_count, default=384, metavar="N", help="tokens that are read at once; 384")
+    ask.add_argument("--stride", type=_count, default=128, metavar="N", help="tokens from window to window; 128")
+    ask.add_argument("--longest-question", type=_count, default=64, metavar="N", help="in tokens; the rest is cut; 64")
+    ask.add_argument("--longest-answer", type=_count, default=30, metavar="N", help="in tokens; 30")
+    for added, usual in ((fill, 5), (ask, 1)):
+        added.add_argument("--best", type=_count, default=usual, metavar="N", help=f"how many; {usual}")
+    for added in (embed, classify, tokens, fill, ask):
+        added.read_environment(os.environ)
+
+
+def _add_texts(parser: argparse.ArgumentParser, what: str = "one or more", form: str = "") -> None:
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help=what)
+    help = f"a file of texts, one a line{form}; - is standard input"
+    parser.add_argument("--input", type=Path, metavar="FILE", help=help)
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:

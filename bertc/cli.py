@@ -5,7 +5,6 @@ Results go to standard output, everything else to standard error; exit codes are
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 from bertc.arguments import TARGET_FLAGS, make_parser
 from bertc.errors import CHECK_SAID_NO, CODES, OUR_BUG, BertcError, did_you_mean, error
+from bertc.output import document
 from bertc.version import VERSION
 
 
@@ -56,11 +56,6 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _document(schema: str, **content: object) -> int:
-    print(json.dumps({"schema": f"bertc-{schema}/1", **content}, indent=2))
-    return 0
-
-
 # --------------------------------------------------------------------------------------------------------------- specs
 
 
@@ -97,7 +92,7 @@ def _build(options: Namespace) -> int:
             **_target_options(options, target),
         )
     if options.json:
-        return _document("build", bundle=str(output), target=target, files=sorted(bundle.manifest.files))
+        return document("build", bundle=str(output), target=target, files=sorted(bundle.manifest.files))
     print(output)
     return 0
 
@@ -153,7 +148,7 @@ def _inspect(options: Namespace) -> int:
         raise error("B0001", f"pass `{name}` is not in this pipeline", None, did_you_mean(name, names))
     graph = found[names.index(name)].graph
     if options.json or options.format == "json":
-        return _document("graph", after=name, **to_json(graph))
+        return document("graph", after=name, **to_json(graph))
     print(to_dot(graph) if options.format == "dot" else graph.to_text(), end="")
     return 0
 
@@ -163,7 +158,7 @@ def _print_passes(stages: Sequence[Any], as_json: bool) -> int:
         rows = [
             {"pass": s.name, "fired": s.fired, "ops": len(s.graph), "milliseconds": s.seconds * 1e3} for s in stages
         ]
-        return _document("passes", passes=rows)
+        return document("passes", passes=rows)
     print("\n".join(map(_row, stages)))
     return 0
 
@@ -175,7 +170,7 @@ def _explain(options: Namespace) -> int:
     if options.spec in CODES and options.pass_name is None:
         code = CODES[options.spec]
         if options.json:
-            return _document("code", **vars(code))
+            return document("code", **vars(code))
         print(f"{code.name}: {code.title} (exit code {code.exit_code})\n\n{code.explanation}")
         return 0
     if options.pass_name is None:
@@ -189,7 +184,7 @@ def _explain_pass(argument: str, name: str, as_json: bool) -> int:
 
     found = explain_pass(load_spec(argument), name)
     if as_json:
-        return _document("explain", rules=found)
+        return document("explain", rules=found)
     for rule in found:
         print(f"{rule['rule']}: {len(rule['fired'])} fired")
         for place in rule["fired"]:
@@ -204,27 +199,41 @@ def _check(options: Namespace) -> int:
 
     verdicts = check_rules(options.subject) if options.subject.endswith(".net") else check_spec(options.subject)
     if options.json:
-        _document("check", checks=[vars(verdict) for verdict in verdicts])
+        document("check", checks=[_verdict(verdict) for verdict in verdicts])
     else:
         for verdict in verdicts:
-            print(f"{'ok  ' if verdict.problem is None else 'FAIL'} {verdict.subject}: {verdict.check}", end="")
-            print("" if verdict.problem is None else f": {verdict.problem}")
-    return 0 if all(verdict.problem is None for verdict in verdicts) else CHECK_SAID_NO
+            print(f"{'ok  ' if verdict.fault is None else 'FAIL'} {verdict.subject}: {verdict.check}")
+            if verdict.fault is not None:
+                print(verdict.fault)
+    return 0 if all(verdict.fault is None for verdict in verdicts) else CHECK_SAID_NO
+
+
+def _verdict(verdict: Any) -> dict[str, Any]:
+    found = {"subject": verdict.subject, "check": verdict.check, "problem": verdict.problem}
+    if verdict.fault is None:
+        return found
+    return found | {"place": str(verdict.fault.span) if verdict.fault.span else None, "help": verdict.fault.help}
 
 
 # ------------------------------------------------------------------------------------------------------------- engines
 
 
 def _run(options: Namespace) -> int:
+    if options.task is not None:
+        from bertc.tasks import run_task
+
+        return run_task(options)
     from bertc.engine import open, read_arrays, write_arrays
 
+    if options.inputs is None or options.outputs is None:
+        raise error("B0001", "expected a task, or --inputs and --outputs", None, "bertc run --help")
     inputs = read_arrays(options.inputs)
     with open(options.bundle, device=options.device) as engine:
         outputs = engine.run(inputs)
     write_arrays(options.outputs, outputs)
     if options.json:
         shapes = {name: {"type": str(array.dtype), "shape": array.shape} for name, array in outputs.items()}
-        return _document("run", outputs=shapes)
+        return document("run", outputs=shapes)
     for name, array in outputs.items():
         print(f"{name} {array.dtype} {list(array.shape)}")
     return 0
@@ -258,7 +267,7 @@ def _bench(options: Namespace) -> int:
     if options.plot:
         _write(options.plot, picture(f"{report.spec}, {report.precision}: median latency, ms", picture_lines(report)))
     if options.json:
-        return _document("bench", **asdict(report))
+        return document("bench", **asdict(report))
     print(to_text(report), end="")
     return 0
 
@@ -282,7 +291,7 @@ def _weights(options: Namespace) -> int:
         written = convert_weights(options.checkpoint, options.convert, spec)
         count = len(written.parameters) + len(written.quantisation)
         if options.json:
-            return _document("weights-converted", output=str(options.convert), tensors=count, left_out=written.unknown)
+            return document("weights-converted", output=str(options.convert), tensors=count, left_out=written.unknown)
         for name in written.unknown:
             print(f"left out, not a known name: {printable(name)}", file=sys.stderr)
         print(f"{options.convert}: {count} tensors")
@@ -290,7 +299,7 @@ def _weights(options: Namespace) -> int:
     listing = list_weights(options.checkpoint, spec)
     if options.json:
         entries = [vars(entry) for entry in listing.entries]
-        return _document("weights", tensors=entries, missing=listing.missing, unexpected=listing.unexpected)
+        return document("weights", tensors=entries, missing=listing.missing, unexpected=listing.unexpected)
     for entry in listing.entries:
         name, size = printable(entry.name), f"{entry.bytes} bytes"
         print(f"{name}  {entry.element}{list(entry.shape)}  {size}  -> {entry.purpose}")
@@ -305,7 +314,7 @@ def _doctor(options: Namespace) -> int:
 
     found = diagnoses()
     if options.json:
-        return _document("doctor", targets={diagnosis.target: vars(diagnosis) for diagnosis in found})
+        return document("doctor", targets={diagnosis.target: vars(diagnosis) for diagnosis in found})
     for diagnosis in found:
         builds, runs = (reason or "yes" for reason in (diagnosis.builds, diagnosis.runs))
         versions = ", ".join(f"{package} {version}" for package, version in diagnosis.versions.items())

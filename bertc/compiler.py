@@ -23,10 +23,20 @@ from bertc.text.files import copy_tokenizer, has_tokenizer
 from bertc.text.settings import read_settings, tasks_of
 from bertc.weights_io import Tensor, random_weights, weights_hash
 
-TARGETS = {"onnx": "bertc.targets.onnx", "rtx": "bertc.targets.tensorrt", "cuda": "bertc.targets.cuda"}
+TARGETS = {
+    "onnx": "bertc.targets.onnx",
+    "rtx": "bertc.targets.rtx",
+    "tensorrt": "bertc.targets.tensorrt",
+    "cuda": "bertc.targets.cuda",
+}
 """Target -> the module that lowers for it; imported when it is asked for, since each needs an engine's package."""
 
-PACKAGES = {"onnx": ("onnx", "onnxruntime"), "rtx": ("tensorrt_rtx",), "cuda": ("triton",)}
+PACKAGES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "rtx": ("tensorrt_rtx",),
+    "tensorrt": ("tensorrt", "triton"),
+    "cuda": ("triton",),
+}
 """Target -> the packages that make its engine."""
 
 RUNNING = {**PACKAGES, "cuda": ("cuda.bindings",)}

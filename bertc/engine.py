@@ -17,8 +17,12 @@ from bertc.compiler import RUNNING, target_module
 from bertc.errors import did_you_mean, error
 from bertc.sequences import batches, padded, width
 from bertc.targets import Runtime
+from bertc.text.answers import USUAL, Answer, Reading, ask
+from bertc.text.classification import Label, classify
 from bertc.text.embeddings import embed
+from bertc.text.entities import Entity, find_entities
 from bertc.text.files import open_tokenizer
+from bertc.text.masked_words import Word, fill
 from bertc.text.model import TextModel
 
 Array = NDArray[Any]
@@ -134,6 +138,34 @@ class Engine:
         beyond the engine's, B0905 for a bundle without vectors of tokens, B0906 for a pooling that bertc has not.
         """
         return embed(self.text, texts, pooling=pooling, normalise=normalise, limit=limit)
+
+    def classify(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, truncate: bool = False
+    ) -> list[list[Label]]:
+        """The labels of each text, or of each with its pair, and their probabilities, the likeliest first.
+
+        `truncate` cuts texts that are too long. Raises BertcError B0901 for an empty text, B0902 and B0903 when the
+        tokenizer cannot be used, B0904 for a text that is too long, B0905 for a bundle that gives no labels.
+        """
+        return classify(self.text, texts, pairs, truncate=truncate)
+
+    def entities(self, texts: Sequence[str], *, truncate: bool = False) -> list[list[Entity]]:
+        """What stands where in each text. Raises BertcError as `classify` does."""
+        return find_entities(self.text, texts, truncate=truncate)
+
+    def fill(self, texts: Sequence[str], *, best: int = 5, truncate: bool = False) -> list[list[list[Word]]]:
+        """For each text and each `[MASK]` in it the `best` words. Raises BertcError as `classify` does, and B0901 for a
+        text without a gap."""
+        return fill(self.text, texts, best=best, truncate=truncate)
+
+    def ask(self, question: str, passage: str, *, best: int = 1, reading: Reading = USUAL) -> list[Answer]:
+        """The `best` answers that a passage of any length has to a question, the likeliest first; there may be none.
+
+        `reading` is how the passage is read: in windows of how many tokens, how far apart. Raises BertcError B0901 to
+        B0903 as `classify` does, B0904 for a question that leaves no room, B0905 for a bundle that gives no starts and
+        ends.
+        """
+        return ask(self.text, question, passage, best=best, reading=reading)
 
     def _run_batch(self, runtime: Runtime, ids: Sequence[Array], types: Sequence[Array]) -> list[dict[str, Array]]:
         lengths = np.array([len(row) for row in ids], np.int32)

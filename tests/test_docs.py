@@ -46,8 +46,9 @@ def test_architecture_shows_every_stage() -> None:
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/bench.md"])
-def test_examples_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(document: str, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("all-MiniLM-L6-v2").symlink_to(minilm)
     examples = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text("utf-8"), re.DOTALL)
     assert examples
     for example in examples:

@@ -15,8 +15,8 @@ FLOW = (
     *("tree", "json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
     *("families", "hugging_face", "spec", "elaborate", "reference", "rule", "rewrite", "passes", "weights_io"),
     *("checkpoints", "sequences", "text"),
-    *("kernels", "targets", "exports", "bundle", "rule_instances", "check", "compiler", "engine", "bench"),
-    *("__init__", "arguments", "cli", "__main__"),
+    *("kernels", "targets", "exports", "bundle", "rule_instances", "rule_repairs", "check", "compiler", "engine", "bench"),
+    *("__init__", "arguments", "output", "tasks", "cli", "__main__"),
 )
 
 HOMES = {
@@ -27,7 +27,8 @@ HOMES = {
     "yaml": {"yaml_reader"},
     "onnx": {"targets.onnx"},
     "onnxruntime": {"targets.onnx", "bench.onnxruntime_peer"},
-    "tensorrt_rtx": {"targets.tensorrt"},
+    "tensorrt_rtx": {"targets.rtx"},
+    "tensorrt": {"targets.tensorrt.__init__", "targets.tensorrt.plugins"},
     "triton": {"targets.cuda.compile_kernels", *(f"kernels.{path.stem}" for path in PACKAGE.glob("kernels/*.py"))},
     "cuda": {"targets.cuda.driver"},
     "torch": {f"bench.{name}" for name in ("torch_ops", "torch_network", "torch_peer", "onnxruntime_peer")},

@@ -19,6 +19,7 @@ from transformers import BertConfig
 
 import bertc
 from bertc.cli import run
+from bertc.errors import BertcError
 from bertc.text.lines import BLOCK, LONGEST_LINE
 
 GOLDEN = Path(__file__).parent / "golden" / "text_errors"
@@ -170,6 +171,7 @@ LONG = "the cat sat on " * 4
 
 CASES: dict[str, tuple[list[str], int]] = {
     "empty_text": (["hidden", "embed", "a cat", ""], 3),
+    "empty_pair": (["labels", "classify", "a cat", ""], 3),
     "blank_line": (["hidden", "embed", "--input", "blank.txt"], 3),
     "not_utf8": (["hidden", "embed", "--input", "latin.txt"], 3),
     "endless_line": (["hidden", "embed", "--input", "endless.txt"], 3),
@@ -188,6 +190,8 @@ CASES: dict[str, tuple[list[str], int]] = {
     "empty_passage": (["answers", "ask", "--passage", "", "--question", "who?"], 3),
     "no_such_passage": (["answers", "ask", "--passage", "nowhere.txt", "--question", "who?"], 3),
     "odd_pair": (["labels", "classify", "--input", "pairs.txt"], 3),
+    "no_such_device": (["hidden", "embed", "a cat", "--device", "9"], 4),
+    "no_such_device_before": (["hidden", "--device", "9", "embed", "a cat"], 4),
     "nothing_to_do": (["hidden"], 2),
 }
 
@@ -218,6 +222,12 @@ def test_usage(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(["run", *arguments])
     assert caught.value.code == 2
+
+
+def test_as_many_pairs_as_texts() -> None:
+    with pytest.raises(BertcError, match="expected pairs of 2 texts, but found 1") as caught:
+        bertc.open("labels").classify(["a cat", "a dog"], ["the mat"])
+    assert caught.value.exit_code == 3
 
 
 def test_texts_that_are_too_long_are_cut_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,8 @@ VOCABULARY = "vocab.txt"
 LIBRARY = "tokenizer.json"
 CONFIGURATION = ("tokenizer_config.json", "special_tokens_map.json")
 FILES = (VOCABULARY, LIBRARY, *CONFIGURATION)
-LARGEST_VOCABULARY = 1 << 26
-"""Bytes: ten times that of the models of a hundred languages."""
+LARGEST_VOCABULARY = 1 << 24
+"""Bytes: three times that of a model of a hundred languages."""
 
 ROLES = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]", "pad_token": "[PAD]"}
 """What BERT calls its special tokens; a model's files may call them otherwise."""

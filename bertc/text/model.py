@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -68,11 +68,15 @@ class TextModel:
         return pieces
 
     def encodings(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, cut: bool) -> list[Encoding]:
-        """Each text, or each with its pair, as a sequence that the engine takes. `cut` says what is done with those
-        that are too long; where it is false, they are refused. Raises B0901 and B0904."""
-        tokenizer = self.tokenizer
-        groups = list(zip(*map(self.pieces, [texts] if pairs is None else [texts, pairs]), strict=True))
-        frame = tokenizer.single if pairs is None else tokenizer.pair
+        """Each text, or each with its pair, as a sequence that the engine takes.
+
+        Those that are too long are cut, or refused unless `cut`. Raises B0901 as `pieces` does, and when there are not
+        as many pairs as texts; B0904 for a text that is too long.
+        """
+        frame = self.tokenizer.single
+        groups: list[tuple[Pieces, ...]] = [(pieces,) for pieces in self.pieces(texts)]
+        if pairs is not None:
+            frame, groups = self.tokenizer.pair, self._paired(groups, pairs)
         room = room_of(frame, self.longest)
         for index, group in enumerate(groups):
             if not cut and (length := sum(map(len, group))) > room:
@@ -80,6 +84,16 @@ class TextModel:
                 help = "shorten it, cut it with `--truncate`, or build with larger `shapes`"
                 raise error("B0904", message, None, help)
         return [framed(frame, *cut_longest_first(group, room)) for group in groups]
+
+    def _paired(self, firsts: Sequence[tuple[Pieces, ...]], pairs: Sequence[str]) -> list[tuple[Pieces, ...]]:
+        if len(pairs) != len(firsts):
+            raise error("B0901", f"expected pairs of {len(firsts)} texts, but found {len(pairs)}")
+
+        def name_of_pair(index: int) -> str:
+            return f"the pair of {self.name_of(index)}"
+
+        seconds = replace(self, name_of=name_of_pair).pieces(pairs)
+        return [(*first, second) for first, second in zip(firsts, seconds, strict=True)]
 
     def run(self, sequences: Sequence[Encoding], tokens: int | None = None) -> Iterator[tuple[int, Results]]:
         """The results of each sequence and its index, as the batches are done."""

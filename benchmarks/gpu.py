@@ -252,57 +252,53 @@ def _ratio(row: Row) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument(
+        "--json", type=Path, help="write the results here; parts that are not run stay as they are there"
+    )
     parser.add_argument("--checkpoint", type=Path, help="a directory of all-MiniLM-L6-v2, whose embeddings are checked")
-    parts = "a row of the table, as bert-base/1x128, or kernels, leaks, embeddings, engines, specs, packed"
+    parts = "a row of the table, as bert-base/1x128, or kernels, leaks, embeddings, engines, specs, table, packed"
     parser.add_argument("--only", action="append", help=f"{parts}; again for more than one")
     options = parser.parse_args()
 
     def wanted(part: str) -> bool:
         return not options.only or part in options.only
 
-    rows: list[dict[str, Any]] = []
-    checks: list[dict[str, Any]] = []
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        kernels = check_kernels() if wanted("kernels") else None
-        print(f"kernels: {kernels}", flush=True)
-        leaks = check_leaks(folder) if wanted("leaks") else None
-        print(f"10 000 runs over 200 shapes take {leaks}", flush=True)
-        embeddings = (
-            check_embeddings(options.checkpoint, folder) if options.checkpoint and wanted("embeddings") else None
-        )
-        print(f"embeddings: {embeddings}", flush=True)
-        engines = check_engines(folder) if wanted("engines") else None
-        print(f"lists of sequences: {engines}", flush=True)
+        if wanted("kernels"):
+            found["kernels"] = check_kernels()
+            print(f"kernels: {found['kernels']}", flush=True)
+        if wanted("leaks"):
+            found["leaks"] = check_leaks(folder)
+            print(f"10 000 runs over 200 shapes take {found['leaks']}", flush=True)
+        if wanted("embeddings") and options.checkpoint:
+            found["embeddings"] = check_embeddings(options.checkpoint, folder)
+            print(f"embeddings: {found['embeddings']}", flush=True)
+        if wanted("engines"):
+            found["engines"] = check_engines(folder)
+            print(f"lists of sequences: {found['engines']}", flush=True)
         for name, precision, packed in product(SPECS, BOUNDS, (False, True)) if wanted("specs") else ():
-            checks.append(check_spec(name, precision, packed, folder))
-            text = "{spec} {precision} packed={packed}: {difference:.1e} (bound {bound:.0e})"
-            print(text.format(**checks[-1]), flush=True)
+            checked = check_spec(name, precision, packed, folder)
+            found.setdefault("checks", []).append(checked)
+            print(
+                "{spec} {precision} packed={packed}: {difference:.1e} (bound {bound:.0e})".format(**checked), flush=True
+            )
         for name, shapes in CASES.items():
-            chosen = [(batch, seq) for batch, seq in shapes if wanted(f"{name}/{batch}x{seq}")]
+            chosen = shapes if wanted("table") else [case for case in shapes if wanted(f"{name}/{case[0]}x{case[1]}")]
             for row in measure(name, chosen, folder) if chosen else []:
-                rows.append(row)
+                found.setdefault("rows", []).append(row)
                 text = "{spec} {batch} x {seq}: {milliseconds} ms, torch.compile {torch_compile}, ratio {ratio}"
                 print((text + ", {clock_mhz} MHz, {power_watts} W").format(**row), flush=True)
-        packed_row = measure_packed("bert-large", 256, folder) if wanted("packed") else None
-        print(packed_row, flush=True)
+        if wanted("packed"):
+            found["packed"] = measure_packed("bert-large", 256, folder)
+            print(found["packed"], flush=True)
     if options.json:
+        before = json.loads(options.json.read_text()) if options.json.exists() else {}
         versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "bertc": VERSION}
-        document = {
-            "schema": "bertc-gpu-benchmark/1",
-            "gpu": torch.cuda.get_device_name(),
-            "date": datetime.date.today().isoformat(),
-            "versions": versions,
-            "kernels": kernels,
-            "leaks": leaks,
-            "embeddings": embeddings,
-            "engines": engines,
-            "checks": checks,
-            "rows": rows,
-            "packed": packed_row,
-        }
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+        here = {"schema": "bertc-gpu-benchmark/1", "gpu": torch.cuda.get_device_name(), "versions": versions}
+        today = {"date": datetime.date.today().isoformat()}
+        options.json.write_text(json.dumps(before | here | today | found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

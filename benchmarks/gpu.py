@@ -56,8 +56,8 @@ PROTOCOL = Protocol(runs=30, duration=0.0)
 
 PACKED_PASSES = ("default", "pack_sequences")
 
-LEAST_COSINE = 0.9999
-"""Between an embedding in any precision and the same by float64."""
+LEAST_COSINES = {"fp32": 0.9999, "fp16": 0.9999, "bf16": 0.9998}
+"""Between an embedding and the same by float64; weights rounded to bf16 leave 0.99994 by themselves."""
 
 SENTENCES = [
     "A man is eating food.",
@@ -159,8 +159,9 @@ def check_embeddings(checkpoint: Path, folder: Path) -> list[dict[str, Any]]:
             mean = evaluate(graph, inputs, weights)["last_hidden_state"][0].mean(0)
             cosines.append(float(vector @ mean / np.linalg.norm(mean)))
         engine.close()
-        assert min(cosines) > LEAST_COSINE, f"{precision} packed={packed}: a cosine of {min(cosines):.6f}"
-        found.append({"precision": precision, "packed": packed, "cosine": min(cosines), "bound": LEAST_COSINE})
+        least, bound = min(cosines), LEAST_COSINES[precision]
+        assert least > bound, f"{precision} packed={packed}: a cosine of {least:.6f}"
+        found.append({"precision": precision, "packed": packed, "cosine": least, "bound": bound})
     return found
 
 

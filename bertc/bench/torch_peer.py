@@ -132,7 +132,7 @@ def _capture(module: Any, given: Sequence[Any], shapes: Mapping[str, tuple[int, 
     """Compile a network for one shape and keep a run of it as a CUDA graph."""
     torch._dynamo.reset()
     compiled = torch.compile(module, dynamic=False)
-    with torch.cuda.device(device), torch.inference_mode():
+    with torch.cuda.device(device), torch.no_grad():
         inputs = [tensor.to(device) for tensor in given]
         for _ in range(3):
             compiled(*inputs)

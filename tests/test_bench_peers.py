@@ -110,7 +110,7 @@ def test_ops_that_small_networks_do_not_tell_apart() -> None:
     generator = np.random.default_rng(0)
     x, mask = generator.standard_normal((2, 3, 7, 8)), np.where(np.arange(7) < 5, 0.0, -10000.0)[None, None, None]
     word, position, scale, bias = (generator.standard_normal(shape) for shape in ((9, 4), (12, 4), (4,), (4,)))
-    ids = generator.integers(0, 9, (2, 5))
+    ids, starts, lengths = generator.integers(0, 9, (2, 5)), np.array([0, 3]), np.array([3, 3])
     cases: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
         *((name, (3.0 * x,), {}) for name in ("gelu", "gelu_tanh", "silu", "sigmoid", "relu", "tanh")),
         *((name, (3.0 * x, x[0, 0, 0]), {}) for name in ("bias_gelu", "bias_gelu_tanh")),
@@ -118,6 +118,10 @@ def test_ops_that_small_networks_do_not_tell_apart() -> None:
         ("local_mask", (mask,), {"window": 4}),
         ("take_along", (x, generator.integers(0, 8, (7, 5))), {}),
         ("untyped_embed_norm", (word, position, ids, scale, bias), {"eps": 1e-5, "offset": 2}),
+        ("packed_untyped_embed_norm", (word, position, ids[0], ids[1], scale, bias), {"eps": 1e-5, "offset": 2}),
+        ("packed_rotary", (x[0], np.arange(7) % 4), {"base": 10000.0}),
+        ("packed_attention", (*x[0, :, None, :6], starts, lengths), {"scale": 0.5, "window": 2}),
+        ("packed_biased_attention", (*x[0, :, None, :6], starts, lengths, x[1, :1, :4, :4]), {"scale": 0.5}),
     ]
     for name, arrays, attributes in cases:
         expected = OPS[name].reference(*arrays, **attributes)

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bertc.kernels.interpreter import interpret
+
 DEVICE = os.environ.get("BERTC_TEST_DEVICE", "cpu")
 if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is declared
+    interpret()  # before Triton is imported
 triton = pytest.importorskip("triton")
 import torch  # noqa: E402
-from triton.runtime import interpreter  # noqa: E402
 from triton.tools.tensor_descriptor import TensorDescriptor  # noqa: E402
 
 from bertc.kernels.attention import attention  # noqa: E402
@@ -29,20 +30,10 @@ from bertc.kernels.bias_gelu import bias_activation  # noqa: E402
 from bertc.kernels.embed_norm import embed_norm  # noqa: E402
 from bertc.kernels.linear import linear  # noqa: E402
 from bertc.kernels.linear_tiles import linear_tiles  # noqa: E402
+from bertc.kernels.scaled_softmax import scaled_softmax  # noqa: E402
 from bertc.kernels.skip_norm import skip_norm  # noqa: E402
 from bertc.ops import PRIMITIVES  # noqa: E402
 from bertc.plugins import PLUGINS  # noqa: E402
-
-_patch = interpreter._patch_lang_tensor
-
-
-def _patch_with_index(tensor: Any, scope: Any) -> None:
-    """Triton 3.6 makes an int of an array of one element, which NumPy 2.4 refuses; `item` does it."""
-    _patch(tensor, scope)
-    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-
-interpreter._patch_lang_tensor = _patch_with_index
 
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 BITS = {"f32": 23, "f16": 10, "bf16": 7}
@@ -110,14 +101,16 @@ def test_layer_norm(element: str, n: int) -> None:
 @every_type
 @pytest.mark.parametrize("offset", [0, 2])
 @pytest.mark.parametrize("packed", [False, True])
-def test_embed_norm(element: str, offset: int, packed: bool) -> None:
+@pytest.mark.parametrize("typed", [False, True])
+def test_embed_norm(element: str, offset: int, packed: bool, typed: bool) -> None:
     batch, seq, n, eps = 2, 5, 24, 1e-5
     word, position, kind = draw(element, 17, n), draw(element, 9, n, seed=1), draw(element, 2, n, seed=2)
     scale, shift = draw(element, n, seed=3), draw(element, n, seed=4)
     generator = np.random.default_rng(0)
     ids, types = generator.integers(0, 17, (batch, seq)), generator.integers(0, 2, (batch, seq))
-    expected = PLUGINS["embed_norm"].reference(
-        *map(wide, (word, position, kind)), ids, types, wide(scale), wide(shift), eps=eps, offset=offset
+    tables, given = ((word, position, kind), (ids, types)) if typed else ((word, position), (ids,))
+    expected = PLUGINS["embed_norm" if typed else "untyped_embed_norm"].reference(
+        *map(wide, tables), *given, wide(scale), wide(shift), eps=eps, offset=offset
     )
     places = torch.arange(batch * seq) % seq
     order = torch.randperm(batch * seq, generator=torch.Generator().manual_seed(0)) if packed else torch.arange(10)
@@ -125,7 +118,7 @@ def test_embed_norm(element: str, offset: int, packed: bool) -> None:
     norm, total = nothing(element, batch * seq, n), nothing(element, batch * seq, n)
     embed_norm[(batch * seq,)](
         *(word, position, kind, *given, places[order].int().to(DEVICE), scale, shift, norm, total),
-        *(seq, n, eps, offset, packed, True, 32, False),
+        *(seq, n, eps, offset, packed, typed, True, 32, False),
     )
     for found, value in zip((norm, total), expected, strict=True):
         assert_close(found, value.reshape(-1, n)[order.numpy()], element)
@@ -207,6 +200,10 @@ if DEVICE != "cpu":  # the interpreter has no Gluon; linear_tiles is the same pr
 LENGTHS = [[1], [7, 3], [40, 33, 1], [32, 16]]
 
 
+ATTENTION_ULPS = {"f32": 40, "f16": 2, "bf16": 2}
+"""Weights are rounded to the element type before they meet the values."""
+
+
 @types_of_products
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("size", [16, 32, 64])
@@ -230,9 +227,85 @@ def test_attention(element: str, lengths: list[int], size: int, packed: bool) ->
     columns = rows.reshape(-1)
     tile = {"QUERIES": 16, "KEYS": 16, "STAGES": 1, "PDL": False}
     attention[(triton.cdiv(seq, 16), heads, batch)](
-        *(columns, columns[width:], columns[2 * width :], starts, given, context),
-        *(seq, 3 * width, size, size**-0.5, packed, "ieee"),
+        *(columns, columns[width:], columns[2 * width :], starts, given, columns, context),
+        *(seq, 3 * width, 0, 0, 0, 0, size, size**-0.5, packed, True, False, 0, "ieee"),
         **tile,
     )
-    # weights are rounded to the element type before they meet the values
-    assert_close(context, expected, element, {"f32": 40, "f16": 2, "bf16": 2}[element])
+    assert_close(context, expected, element, ATTENTION_ULPS[element])
+
+
+def attend(qkv: Any, lengths: Any, bias: Any, strides: Any, window: int = 0) -> Any:
+    """The kernel on qkv [batch, seq, 3, heads, size]; lengths or None, bias or None with its four strides."""
+    batch, seq, _, heads, size = qkv.shape
+    columns, width = qkv.reshape(-1), heads * size
+    context = nothing({torch.float32: "f32", torch.float16: "f16"}.get(qkv.dtype, "bf16"), batch * seq, width)
+    given = columns if lengths is None else torch.tensor(lengths, device=DEVICE).int()
+    added = columns if bias is None else bias.reshape(-1)
+    attention[(triton.cdiv(seq, 16), heads, batch)](
+        *(columns, columns[width:], columns[2 * width :], given, given, added, context, seq, 3 * width, *strides),
+        *(size, size**-0.5, False, lengths is not None, bias is not None, window, "ieee", 16, 16, 1, False),
+    )
+    return context
+
+
+def attention_of(qkv: Any, mask: Any) -> Any:
+    """The same by its reference, as rows."""
+    query, key, value = (wide(qkv)[:, :, index].transpose(0, 2, 1, 3) for index in range(3))
+    expected = PLUGINS["attention"].reference(query, key, value, mask, scale=qkv.shape[-1] ** -0.5)
+    return expected.reshape(-1, expected.shape[-1])
+
+
+@types_of_products
+@pytest.mark.parametrize("shape", [(3, 2, 21, 21), (1, 2, 21, 21), (3, 1, 1, 21)], ids=str)
+@pytest.mark.parametrize("lengths", [None, [21, 7, 1]], ids=str)
+def test_attention_with_a_bias(element: str, shape: tuple[int, ...], lengths: list[int] | None) -> None:
+    qkv, bias = draw(element, 3, 21, 3, 2, 16), draw(element, *shape, seed=1)
+    strides = [stride if size > 1 else 0 for size, stride in zip(shape, bias.stride(), strict=True)]
+    mask = 0.0 if lengths is None else PRIMITIVES["padding_mask"].reference(np.array(lengths), size=21)
+    expected = attention_of(qkv, wide(bias) + mask)
+    assert_close(attend(qkv, lengths, bias, strides), expected, element, ATTENTION_ULPS[element])
+
+
+@types_of_products
+def test_attention_where_everything_is_masked(element: str) -> None:
+    """Beside -10000 a float32 has 2⁻¹⁰ left for a score, so the weights are good to that, of any type."""
+    qkv = draw(element, 1, 19, 3, 2, 16)
+    bias = torch.full((19,), -10000.0).to(DEVICE, TYPES[element])
+    expected = attention_of(qkv, np.zeros((1, 1, 1, 19)))
+    assert np.abs(wide(attend(qkv, None, bias, (0, 0, 0, 1))) - expected).max() < 2**-9 + 2.0 ** (1 - BITS[element])
+
+
+@types_of_products
+@pytest.mark.parametrize("window", [1, 6, 40])
+@pytest.mark.parametrize("lengths", [[53, 50], [17, 1], [48, 16]], ids=str)
+def test_attention_in_a_window(element: str, window: int, lengths: list[int]) -> None:
+    """Blocks of keys outside are passed over; padding that no token is near is finite, and nobody's."""
+    qkv = draw(element, 2, 53, 3, 2, 16)
+    mask = PRIMITIVES["padding_mask"].reference(np.array(lengths), size=53)
+    expected = attention_of(qkv, PRIMITIVES["local_mask"].reference(mask, window=window))
+    found = attend(qkv, lengths, None, (0, 0, 0, 0), window)
+    assert torch.isfinite(found).all()
+    there = (np.arange(53) < np.array(lengths)[:, None]).reshape(-1)
+    assert_close(found[torch.from_numpy(there)], expected[there], element, ATTENTION_ULPS[element])
+
+
+@every_type
+@pytest.mark.parametrize("count", [1, 20, 1024, 4096])
+@pytest.mark.parametrize("masked", ["none", "keys", "all", "each"])
+def test_scaled_softmax(element: str, count: int, masked: str) -> None:
+    """A row of which everything is masked is the softmax of its scores; rows and their blocks have any length."""
+    batch, heads, queries = 2, 2, 1 if count > 20 else 3
+    scores = draw(element, batch, heads, queries, count)
+    lengths = torch.tensor([count, 0 if masked == "all" else max(1, count // 3)])
+    mask = torch.where(torch.arange(count) < lengths[:, None], 0.0, -10000.0).to(DEVICE, TYPES[element])
+    strides = (count, 0, 0, 1)
+    if masked == "each":
+        mask = draw(element, heads, queries, count, seed=1)
+        strides = (0, queries * count, count, 1)
+    weights, scale = nothing(element, batch, heads, queries, count), 0.125
+    scaled_softmax[(batch * heads * queries,)](
+        *(scores, mask, *strides, weights, heads, queries, count, scale, masked != "none", 1024, False)
+    )
+    added = wide(mask)[None] if masked == "each" else wide(mask)[:, None, None]
+    expected = PLUGINS["scaled_softmax"].reference(wide(scores), 0.0 if masked == "none" else added, scale=scale)
+    assert_close(weights, expected, element)

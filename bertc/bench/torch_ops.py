@@ -90,9 +90,13 @@ def local_mask(mask: Any, *, window: int) -> Any:
 
 
 def rotary(x: Any, *, base: float) -> Any:
+    return packed_rotary(x, torch.arange(x.shape[-2], device=x.device), base=base)
+
+
+def packed_rotary(x: Any, places: Any, *, base: float) -> Any:
     half = x.shape[-1] // 2
     rates = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * rates
+    angles = places[:, None].float() * rates
     left, right = x[..., :half], x[..., half:]
     cosines, sines = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     return torch.cat((left * cosines - right * sines, right * cosines + left * sines), -1)
@@ -144,6 +148,13 @@ def packed_embed_norm(
     return layer_norm(total, scale, bias, eps=eps), total
 
 
+def packed_untyped_embed_norm(
+    word: Any, position: Any, ids: Any, places: Any, scale: Any, bias: Any, *, eps: float, offset: int
+) -> Any:
+    total = embedding(word, ids) + embedding(position, offset + places)
+    return layer_norm(total, scale, bias, eps=eps), total
+
+
 def qkv_projection(x: Any, weight: Any, bias: Any, *, heads: int, size: int) -> Any:
     merged = functional.linear(x, weight, bias).unflatten(-1, (3, heads, size))
     return tuple(merged[..., which, :, :].transpose(-3, -2) for which in range(3))
@@ -155,10 +166,25 @@ def attention(query: Any, key: Any, value: Any, mask: Any, *, scale: float) -> A
     return context.transpose(1, 2).flatten(2)
 
 
-def packed_attention(query: Any, key: Any, value: Any, starts: Any, lengths: Any, *, scale: float) -> Any:
+def packed_attention(
+    query: Any, key: Any, value: Any, starts: Any, lengths: Any, *, scale: float, window: int = 0
+) -> Any:
+    nowhere = query.new_zeros(1, query.shape[1] // starts.shape[0])
+    mask = local_mask(nowhere, window=window) if window else None
+    return _whole_rows(query, key, value, starts.shape[0], mask, scale)
+
+
+def packed_biased_attention(
+    query: Any, key: Any, value: Any, starts: Any, lengths: Any, bias: Any, *, scale: float
+) -> Any:
+    seq = query.shape[1] // starts.shape[0]
+    return _whole_rows(query, key, value, starts.shape[0], bias[:, :seq, :seq], scale)
+
+
+def _whole_rows(query: Any, key: Any, value: Any, batch: int, mask: Any, scale: float) -> Any:
     """[heads, tokens, size] is [batch, heads, seq, size], since the sequences have one length."""
-    query, key, value = (x.unflatten(1, (starts.shape[0], -1)).transpose(0, 1) for x in (query, key, value))
-    return attention(query, key, value, None, scale=scale).flatten(0, 1)
+    query, key, value = (x.unflatten(1, (batch, -1)).transpose(0, 1) for x in (query, key, value))
+    return attention(query, key, value, mask, scale=scale).flatten(0, 1)
 
 
 def first_tokens(x: Any, starts: Any) -> Any:
@@ -182,7 +208,7 @@ OPS: dict[str, Callable[..., Any]] = {
             maximum, transpose, reshape, concat, split, slice_, select, sum_, embedding, take_along, cast, softmax,
             layer_norm, gelu_tanh, padding_mask, local_mask, rotary, scaled_softmax, bias_gelu, bias_gelu_tanh,
             skip_norm, embed_norm, untyped_embed_norm, packed_embed_norm, qkv_projection, attention, packed_attention,
-            first_tokens,
+            first_tokens, packed_untyped_embed_norm, packed_biased_attention, packed_rotary,
         )
     },
 }  # fmt: skip

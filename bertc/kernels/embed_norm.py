@@ -1,4 +1,4 @@
-"""embed_norm: three look-ups, their sum and its norm; one token a program."""
+"""embed_norm, and untyped_embed_norm: look-ups, their sum and its norm; one token a program."""
 
 import triton
 import triton.language as tl
@@ -24,6 +24,7 @@ def embed_norm(
     eps: tl.constexpr,
     offset: tl.constexpr,
     PACKED: tl.constexpr,
+    HAS_TYPES: tl.constexpr,
     HAS_TOTAL: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
@@ -42,10 +43,11 @@ def embed_norm(
     else:
         place = token % seq
     row = tl.load(ids + token).to(tl.int64)
-    kind = tl.load(types + token).to(tl.int64)
     value = tl.load(word + row * n + columns, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(position + (offset + place) * n + columns, mask=inside, other=0.0).to(tl.float32)
-    value += tl.load(type + kind * n + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_TYPES:
+        kind = tl.load(types + token).to(tl.int64)
+        value += tl.load(type + kind * n + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_TOTAL:
         tl.store(total + token * n + columns, value.to(total.dtype.element_ty), mask=inside)
     result = normal(value, inside, scale, shift, columns, n, eps)

@@ -28,7 +28,7 @@ def embed_norm(
     Two results, the norm and the sum, which a pre-norm network carries on as its residual.
     """
     places = position[offset : offset + input_ids.shape[1]]
-    return _normed(word[input_ids] + places[None] + type[token_type_ids], scale, bias, eps)
+    return normed(word[input_ids] + places[None] + type[token_type_ids], scale, bias, eps)
 
 
 @op("[vocab, n], [positions, n], i32[batch, seq], [n], [n] -> [batch, seq, n], [batch, seq, n]")
@@ -36,10 +36,11 @@ def untyped_embed_norm(
     word: Array, position: Array, input_ids: Array, scale: Array, bias: Array, *, eps: float, offset: int
 ) -> tuple[Array, Array]:
     """sum[b, s] = word[input_ids[b, s]] + position[offset + s]; norm = layer_norm(sum). Both are results."""
-    return _normed(word[input_ids] + position[None, offset : offset + input_ids.shape[1]], scale, bias, eps)
+    return normed(word[input_ids] + position[None, offset : offset + input_ids.shape[1]], scale, bias, eps)
 
 
-def _normed(total: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, Array]:
+def normed(total: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, Array]:
+    """layer_norm(total), and total."""
     mean = np.mean(total, axis=-1, keepdims=True)
     variance = np.mean((total - mean) ** 2, axis=-1, keepdims=True)
     return (total - mean) / np.sqrt(variance + eps) * scale + bias, total

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from bertc.errors import BertcError, error
-from bertc.graph import Graph
+from bertc.graph import Graph, Node
 from bertc.ops import Array
-from bertc.passes.expand_unhosted import Hosts
+from bertc.passes.expand_unhosted import EXPANDED, Choice, Hosts
 from bertc.reference import Weights
 from bertc.spec import Spec
 from bertc.targets import Runtime
 from bertc.targets.cuda.compile_kernels import compile_kernels
 from bertc.targets.cuda.driver import Device
-from bertc.targets.cuda.lower import Lowering
+from bertc.targets.cuda.lower import Lowering, lowering_of
 from bertc.targets.cuda.plan import ELEMENTS, Kernel, Plan
 from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
 from bertc.targets.cuda.tune import tuned
@@ -43,10 +43,15 @@ Progress = Callable[[str, int, int], None]
 
 
 def hosting() -> Hosts:
-    """Every fused op has a kernel but scaled_softmax, which is inside attention's."""
+    """Every fused op has a kernel but scaled_softmax, which is inside attention's, and those of extensions that have
+    none."""
 
-    def hosts(op: str, precision: str) -> str | None:
-        return "the cuda target has it inside attention's kernel only" if op == "scaled_softmax" else None
+    def hosts(graph: Graph, node: Node, precision: str) -> Choice:
+        if node.op == "scaled_softmax":
+            return Choice(EXPANDED, "the cuda target has it inside attention's kernel only")
+        if lowering_of(node.op) is None:
+            return Choice(EXPANDED, "its extension has no kernel beside it")
+        return Choice("kernel")
 
     return hosts
 
@@ -56,7 +61,7 @@ def why_not_here() -> str | None:
     if find_spec("cuda") is None:
         return "no, it needs the package cuda-bindings: pip install 'bertc[cuda]'"
     try:
-        Device()
+        Device().close()
     except BertcError as problem:
         return f"no, {problem.diagnostics[0].message}"
     return None
@@ -121,9 +126,12 @@ def _architecture(wanted: Sequence[str] | None) -> str:
 
 def _architecture_here() -> str | None:
     try:
-        return Device().architecture
+        device = Device()
     except (BertcError, ImportError):
         return None
+    architecture = device.architecture
+    device.close()
+    return architecture
 
 
 def _shapes(spec: Spec) -> list[dict[str, int]]:

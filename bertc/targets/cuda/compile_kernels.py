@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,9 +25,11 @@ class Source:
     """A kernel function with everything that is fixed when it is compiled."""
 
     file: str
+    """The stem of one of bertc's kernels, else the name of an extension's module."""
     function: str
     types: tuple[tuple[str, str], ...]
-    """Parameter -> `*f16` for an address, `i32` for a number, `f16[128, 64]` for boxes; in the function's order."""
+    """Parameter -> `*f16` for an address that 16 divides, `*f16?` for any, `i32` for a number, `i32*16` for one that 16
+    divides, `f16[128, 64]` for boxes; in the function's order."""
     constants: tuple[tuple[str, Any], ...]
     warps: int
 
@@ -39,7 +42,7 @@ class Source:
 
 def parameters(file: str, function: str) -> list[str]:
     """The names of a kernel's parameters, in order."""
-    return list(_function(file, function).arg_names)
+    return list(kernel_function(file, function).arg_names)
 
 
 def compile_kernels(sources: Iterable[Source], architecture: str, shared: int, folder: Path) -> Mapping[str, Kernel]:
@@ -47,7 +50,7 @@ def compile_kernels(sources: Iterable[Source], architecture: str, shared: int, f
     than `shared` bytes of shared memory are left out."""
     kernels: dict[str, Kernel] = {}
     for source in sources:
-        compiled = _compiled(source, int(architecture.removeprefix("sm_")))
+        compiled = compile_source(source, int(architecture.removeprefix("sm_")))
         metadata = compiled.metadata
         if metadata.shared > shared:
             continue
@@ -58,15 +61,17 @@ def compile_kernels(sources: Iterable[Source], architecture: str, shared: int, f
     return kernels
 
 
-def _function(file: str, function: str) -> Any:
-    return getattr(import_module(f"bertc.kernels.{file}"), function)
+def kernel_function(file: str, function: str) -> Any:
+    """The function as Triton declares it."""
+    return getattr(import_module(file if "." in file else f"bertc.kernels.{file}"), function)
 
 
-def _compiled(source: Source, capability: int) -> Any:
+def compile_source(source: Source, capability: int) -> Any:
+    """Triton's result for one compute capability (90): `asm` by language, and `metadata`."""
     triton: Any = import_module("triton")
     compiler: Any = import_module("triton.compiler")
     backends: Any = import_module("triton.backends.compiler")
-    function = _function(source.file, source.function)
+    function = kernel_function(source.file, source.function)
     types, constants = dict(source.types), dict(source.constants)
     names: list[str] = function.arg_names
     gluon: bool = function.is_gluon()
@@ -75,7 +80,7 @@ def _compiled(source: Source, capability: int) -> Any:
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
-        if types.get(name, "").startswith("*") or types.get(name) == "i32*16"
+        if re.fullmatch(r"\*\w+|i32\*16", types.get(name, ""))
     }
     options: dict[str, Any] = {"num_warps": source.warps, "launch_pdl": capability >= 90}
     if gluon:
@@ -87,12 +92,12 @@ def _compiled(source: Source, capability: int) -> Any:
 
 
 def _signature(type: str, gluon: bool) -> str:
-    """`*f16` -> `*fp16`; `i32*16` is a number that 16 divides; `f16[128, 64]` a matrix in boxes of that shape."""
+    """`*f16` and `*f16?` -> `*fp16`; `i32*16` -> `i32`; `f16[128, 64]`, a matrix in boxes, -> its descriptor."""
     if "[" in type:
         element, box = type.removesuffix("]").split("[")
         return f"tensordesc<{TYPES[element]}[{box}]{_layout(box) if gluon else ''}>"
     if type.startswith("*"):
-        return f"*{TYPES[type[1:]]}"
+        return f"*{TYPES[type[1:].removesuffix('?')]}"
     return type.partition("*")[0]
 
 

@@ -1,17 +1,23 @@
-"""Graph -> plan: each fused op a kernel, each product with what stands behind it a step with several ways."""
+"""Graph -> plan: each fused op a kernel, each product with what stands behind it a step with several ways.
+
+What ops become stands in rooms: products.py, attention.py, norms.py, elementwise.py, and layouts.py for those that move
+no data. Here is what the rooms share: memory, constants, and where values lie.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bertc.errors import BertcError, error
-from bertc.graph import INPUT, UNUSED, Graph, Node
+from bertc.extensions import kernel_of
+from bertc.graph import INPUT, Graph, Node
 from bertc.ops import Array
+from bertc.plugins import PLUGINS
 from bertc.reference import Weights, constant
+from bertc.targets.cuda import attention, elementwise, layouts, norms, products
 from bertc.targets.cuda.compile_kernels import Source, parameters
 from bertc.targets.cuda.plan import (
     Argument,
@@ -25,30 +31,15 @@ from bertc.targets.cuda.plan import (
     Step,
     Tiles,
 )
-from bertc.targets.cuda.products import Linear, linear, linear_and_norm
-from bertc.targets.cuda.views import View
-from bertc.types import FLOATS, Shape
+from bertc.targets.cuda.views import Layout, View, contiguous, product
+from bertc.types import BITS, FLOATS, Dim, Shape
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "tanh", "relu", "silu", "sigmoid")
-
-HEAD_SIZES = (16, 32, 64, 128)
-"""Those that the attention kernel's tiles fit."""
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What a product takes along: a bias, an activation or a skip_norm, and the node whose results it computes."""
-
-    last: Node
-    bias: str | None
-    activation: str = ""
-    norm: Node | None = None
-    residual: str = ""
-    """What the norm adds to the product."""
+ALIGNED = 16
+"""Bytes that divide the addresses of buffers and constants; kernels are compiled to load so many at once."""
 
 
 class Lowering:
-    """One graph on its way to a plan; a method for each op."""
+    """One graph on its way to a plan."""
 
     def __init__(self, graph: Graph, weights: Weights, element: str, programmatic: bool) -> None:
         self.graph = graph
@@ -60,58 +51,109 @@ class Lowering:
         self.sources: dict[str, Source] = {}
         self.constants: dict[str, tuple[str, Array]] = {}
         """Name -> element type and values of everything that is known when the engine is built."""
-        self.views: dict[str, View] = {}
+        self.layouts: dict[str, Layout] = {}
+        """Where the values lie that are computed so far."""
         self.done: set[str] = set()
         """Keys of nodes that an earlier one has taken along."""
 
     def run(self) -> dict[str, Output]:
         """Lower every node; the outputs. Raises BertcError B0514 for what no kernel computes."""
         for node in self.graph:
-            if node.op == INPUT or self.graph.is_constant(node.key) or node.key in self.done:
-                continue
-            if node.op not in LOWERINGS:
-                raise self.refusal(node, f"the cuda target has no kernel for {node.op}")
-            LOWERINGS[node.op](self, node)
+            known = node.op == INPUT or self.graph.is_constant(node.key) or node.key in self.layouts
+            if not known and node.key not in self.done and not _waits(self.graph, node):
+                self._lower(node)
         return {name: self.output(value) for name, value in self.graph.outputs.items()}
+
+    def _lower(self, node: Node) -> None:
+        """The steps of a node, and the layouts of its results."""
+        if any(len(type.shape) > elementwise.AXES for type in node.types):
+            raise self.refusal(node, f"it has more axes than the {elementwise.AXES} that kernels count")
+        lower = lowering_of(node.op)
+        if lower is None:
+            raise self.refusal(node, f"the cuda target has no kernel for {node.op}")
+        lower(self, node)
 
     def refusal(self, node: Node, reason: str) -> BertcError:
         return error(
             "B0514", f"`{node.key}`: {reason}", node.span, "build for `onnx`, or leave the pass that made it out"
         )
 
-    # ------------------------------------------------------------------------------------------------ pieces
+    # ------------------------------------------------------------------------------------------------ values
 
-    def output(self, value: str) -> Output:
-        view, shape = self.views[value], self.graph.type_of(value).shape
-        sizes = tuple(Size(1, (size,)) if isinstance(size, str) else Size(size) for size in shape)
-        return Output(view.buffer, sizes, view.row, view.offset, view.width)
+    def layout(self, value: str) -> Layout:
+        """Where a value lies; one that has waited is computed now."""
+        if value not in self.layouts:
+            node = self.graph.producer(value)
+            if self.graph.is_constant(value):
+                self.layouts[value] = contiguous(self.weight(value).name, self.shape(value))
+            elif node.op == INPUT:
+                self.layouts[value] = contiguous(self.input(value).name, self.shape(value))
+            else:
+                self._lower(node)
+        return self.layouts[value]
 
-    def buffer(self, value: str, element: str | None = None, factor: int = 1) -> Place:
-        """New memory for a value, `factor` times over."""
-        shape = self.graph.type_of(value).shape
-        names, width = _rows(shape)
-        self.buffers[value] = Buffer(element or self.element, Size(factor * width, names))
-        self.views[value] = View(value, names, Size(width), 0, width)
-        return Place(value)
+    def shape(self, value: str) -> Shape:
+        return self.graph.type_of(value).shape
 
-    def input(self, value: str) -> Place:
-        shape = self.graph.type_of(value).shape if value in self.graph else ("batch",)
-        self.buffers[value] = Buffer("i32", Size(1, _rows((*shape, 1))[0]))
-        return Place(value)
+    def view(self, value: str) -> View:
+        """A value as rows of the plan's element type; copied where it lies otherwise."""
+        return self.rows_in(value, self.layout(value))
 
-    def memory(self, name: str, element: str, factor: int, names: tuple[str, ...]) -> Place:
-        """New memory that is no value's."""
-        self.buffers[name] = Buffer(element, Size(factor, names))
+    def rows_in(self, value: str, layout: Layout) -> View:
+        """A layout of a value as rows of the plan's element type; copied where it is none."""
+        view = layout.view()
+        if view is None or self.element_in(view.buffer) != self.element:
+            view = self.copy(value, layout, self.element).view()
+        if view is None:
+            reason = f"{layout.shape} are no rows of a matrix, which its reader takes"
+            raise self.refusal(self.graph.producer(value), reason)
+        return view
+
+    def dense(self, value: str) -> Place:
+        """A value in the plan's element type, its entries one behind the other; copied where they are not."""
+        layout = self.layout(value)
+        if not layout.is_dense or self.element_in(layout.buffer) != self.element:
+            layout = self.copy(value, layout, self.element)
+        return layout.place
+
+    def copy(self, value: str, layout: Layout, element: str) -> Layout:
+        """What lies somewhere, in new memory of its own, the last axis's entries side by side."""
+        name = self.unused(f"{value}.copy")
+        self.memory(name, element, layout.shape)
+        copied = contiguous(name, layout.shape)
+        elementwise.pointwise(self, name, copied, layout)
+        return copied
+
+    def element_in(self, buffer: str) -> str:
+        return self.buffers[buffer].element if buffer in self.buffers else self.constants[buffer][0]
+
+    # ------------------------------------------------------------------------------------------------ memory
+
+    def buffer(self, value: str, element: str | None = None) -> Place:
+        """New memory for a value."""
+        self.layouts[value] = contiguous(value, self.shape(value))
+        return self.memory(value, element or self.element, self.shape(value))
+
+    def memory(self, name: str, element: str, shape: Sequence[Dim]) -> Place:
+        """New memory, for a value or beside all of them."""
+        self.buffers[name] = Buffer(element, product(shape))
         return Place(name)
 
-    def place(self, value: str) -> Place:
-        view = self.views[value]
-        return Place(view.buffer, view.offset)
+    def unused(self, name: str) -> str:
+        """The name, or with a number behind it where it is taken."""
+        taken = sum(other == name or other.startswith(f"{name}.") for other in self.buffers)
+        return f"{name}.{taken}" if taken else name
+
+    def input(self, value: str) -> Place:
+        """What the session gives: an input of the graph, or the lengths."""
+        shape = self.shape(value) if value in self.graph else ("batch",)
+        return self.memory(value, "i32", shape)
 
     def weight(self, value: str) -> Place:
         """A constant of the graph, or one that was made of it."""
         if value not in self.constants:
-            self.constants[value] = (self.element, constant(self.graph, value, self.weights))
+            element = self.element if self.graph.type_of(value).is_float else "i32"
+            self.constants[value] = (element, constant(self.graph, value, self.weights))
         return Place(value)
 
     def rows_of(self, value: str) -> str:
@@ -126,12 +168,47 @@ class Lowering:
         self.constants.setdefault(f"zeros.{count}", (self.element, np.zeros(count, np.float32)))
         return Place(f"zeros.{count}")
 
+    def number(self, value: float) -> Layout:
+        """A literal, where a kernel takes values."""
+        self.constants[f"number.{value}"] = ("f32", np.array([value], np.float32))
+        return Layout(f"number.{value}", (), ())
+
+    # ----------------------------------------------------------------------------------------------- outputs
+
+    def output(self, value: str) -> Output:
+        """An output, as float32, so that the host has nothing to convert."""
+        layout = self.layout(value)
+        view = layout.view()
+        if view is None or view.buffer not in self.buffers or self.element_in(view.buffer) != "f32":
+            view = self.copy(value, layout, "f32").view()
+        if view is None:
+            raise self.refusal(self.graph.producer(value), f"an output has a batch in front, not {layout.shape}")
+        sizes = tuple(Size(1, (size,)) if isinstance(size, str) else Size(size) for size in layout.shape)
+        return Output(view.buffer, sizes, view.row, view.offset, view.width)
+
+    def result_element(self, value: str) -> str:
+        """float32 for a value that is nothing but an output, where its kernel writes any type; else the plan's type."""
+        return "f32" if self._is_only_output(value) else self.element
+
+    def _is_only_output(self, value: str) -> bool:
+        readers = self.graph.users(value)
+        ends = all(reader.op in ("cast", "select") and self._is_only_output(reader.key) for reader in readers)
+        return ends and bool(readers or self.graph.is_output(value))
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def step(self, name: str, *ways: Sequence[Operation], choices: Choices = ((0, 0),)) -> None:
+        self.steps.append(Step(name, tuple(map(tuple, ways)), choices))
+
     def launch(
         self, file: str, function: str, grid: Sequence[Size], warps: int, writes: Sequence[str], **given: Any
     ) -> Launch:
         """A start of a kernel; places are addresses, sizes numbers, and everything else is fixed when it compiles."""
         given["PDL"] = self.programmatic
         names = parameters(file, function)
+        if "PDL" not in names:
+            message = f"kernel `{function}` has no parameter PDL, so it could not wait for the kernel before it"
+            raise error("B0304", message, None, "add `PDL: tl.constexpr`, and `wait(PDL)` before its first load")
         arguments = [(name, given[name]) for name in names if isinstance(given[name], Argument)]
         constants = tuple((name, given[name]) for name in names if not isinstance(given[name], Argument))
         types = tuple((name, self._type(value)) for name, value in arguments)
@@ -148,227 +225,49 @@ class Lowering:
         if isinstance(value, Size):
             return "i32*16" if value.factor % 16 == 0 and value.per == 1 else "i32"
         place = value.place if isinstance(value, Tiles) else value
-        element = self.buffers[place.name].element if place.name in self.buffers else self.constants[place.name][0]
-        return f"{element}[{value.box[0]}, {value.box[1]}]" if isinstance(value, Tiles) else f"*{element}"
-
-    def step(self, name: str, *ways: Sequence[Operation], choices: Choices = ((0, 0),)) -> None:
-        self.steps.append(Step(name, tuple(map(tuple, ways)), choices))
-
-    # ----------------------------------------------------------------------------------------------- fused ops
-
-    def embed_norm(self, node: Node) -> None:
-        """Padded or packed: packed tokens bring their places along."""
-        word, position, type, ids, types, *places, scale, shift = node.values
-        norm, total = self.two(node)
-        given: dict[str, Any] = dict(
-            zip(("word", "position", "type"), map(self.weight, (word, position, type)), strict=True)
-        )
-        given |= {"ids": self.input(ids), "types": self.input(types)}
-        given |= {"places": self.input(places[0]) if places else Place(ids)}
-        given |= {"scale": self.weight(scale), "shift": self.weight(shift), "norm": norm, "total": total or norm}
-        n = int(node.types[0].shape[-1])
-        given |= {"seq": Size(1, ("seq",)), "n": n, "eps": node.attribute("eps"), "offset": node.attribute("offset")}
-        given |= {"PACKED": bool(places), "HAS_TOTAL": total is not None, "BLOCK": _power(n)}
-        writes = [place.name for place in (norm, total) if place]
-        self.step(
-            node.key,
-            [self.launch("embed_norm", "embed_norm", [Size(1, _rows(node.types[0].shape)[0])], 4, writes, **given)],
-        )
-
-    def skip_norm(self, node: Node) -> None:
-        x, residual, scale, shift = node.values
-        norm, total = self.two(node)
-        self.step(node.key, [self.norm(node, self.place(x), 1, None, self.place(residual), scale, shift, norm, total)])
-
-    def layer_norm(self, node: Node) -> None:
-        x, scale, shift = node.values
-        norm = self.buffer(node.key)
-        self.step(node.key, [self.norm(node, self.place(x), 1, None, None, scale, shift, norm, None)])
-
-    def two(self, node: Node) -> tuple[Place, Place | None]:
-        """Memory for a norm and, where it is used, for its sum."""
-        norm, total = node.results
-        if norm == UNUSED:
-            raise self.refusal(node, "its norm is not used, and the kernel computes it")
-        return self.buffer(norm), None if total == UNUSED else self.buffer(total)
-
-    def norm(
-        self,
-        node: Node,
-        x: Place,
-        parts: int,
-        bias: Place | None,
-        residual: Place | None,
-        scale: str,
-        shift: str,
-        norm: Place,
-        total: Place | None,
-    ) -> Launch:
-        names, n = _rows(node.types[0].shape)
-        given: dict[str, Any] = {
-            "x": x,
-            "bias": bias or x,
-            "residual": residual or x,
-            "norm": norm,
-            "total": total or norm,
-        }
-        given |= {"scale": self.weight(scale), "shift": self.weight(shift), "rows": Size(1, names), "n": n}
-        given |= {"eps": node.attribute("eps"), "PARTS": parts, "HAS_BIAS": bias is not None, "BLOCK": _power(n)}
-        given |= {"HAS_RESIDUAL": residual is not None, "HAS_TOTAL": total is not None}
-        writes = [place.name for place in (norm, total) if place]
-        return self.launch("skip_norm", "skip_norm", [Size(1, names)], 4, writes, **given)
-
-    def qkv_projection(self, node: Node) -> None:
-        x, rows, bias = node.values
-        width = node.attribute("heads") * node.attribute("size")
-        product = Linear(self.views[x], self.weight(rows).name, bias, 3 * width)
-        names = product.x.names
-        merged = self.memory(f"{node.key}.merged", self.element, 3 * width, names)
-        for index, result in enumerate(node.results):
-            self.views[result] = View(merged.name, names, Size(3 * width), index * width, width)
-        linear(self, node.key, product, merged)
-
-    def attention(self, node: Node) -> None:
-        if self.graph.producer(node.values[3]).op != "padding_mask":
-            raise self.refusal(node, "attention takes padding on the right, as lengths")
-        self._attend(node, packed=False)
-
-    def packed_attention(self, node: Node) -> None:
-        self._attend(node, packed=True)
-
-    def _attend(self, node: Node, packed: bool) -> None:
-        query, key, value, *_ = node.values
-        *_, heads, _, size = self.graph.type_of(query).shape
-        row = self.views[query].row
-        if size not in HEAD_SIZES or any(self.views[name].row != row for name in (query, key, value)):
-            raise self.refusal(
-                node, f"attention takes heads of {', '.join(map(str, HEAD_SIZES))}, side by side, not {size}"
-            )
-        context = self.buffer(node.key)
-        given: dict[str, Any] = {"query": self.place(query), "key": self.place(key), "value": self.place(value)}
-        lengths = self.input("lengths")
-        given |= {"starts": self.input("starts") if packed else lengths, "lengths": lengths, "context": context}
-        given |= {"seq": Size(1, ("seq",)), "row": row}
-        given |= {"size": size, "scale": node.attribute("scale"), "PACKED": packed, "PRECISION": self.precision}
-        ways = [self._attention(given, int(heads), *tile) for tile in self._attention_tiles(int(size))]
-        self.step(node.key, *([way] for way in ways))
-
-    def _attention_tiles(self, size: int) -> list[tuple[int, int, int, int]]:
-        """QUERIES, KEYS, STAGES, warps; the first is the fastest on an H200 for most shapes."""
-        if self.element == "f32":
-            return [(32, 32, 2, 4)]
-        return [(64, 64, 3, 4), (64, 128, 2, 4), (32, 128, 2, 4), (128, 64, 3, 8)]
-
-    def _attention(self, given: dict[str, Any], heads: int, queries: int, keys: int, stages: int, warps: int) -> Launch:
-        grid = [Size(1, ("seq",), queries), Size(heads), Size(1, ("batch",))]
-        tile = {"QUERIES": queries, "KEYS": keys, "STAGES": stages}
-        return self.launch("attention", "attention", grid, warps, [given["context"].name], **given, **tile)
+        element = self.element_in(place.name)
+        if isinstance(value, Tiles):
+            return f"{element}[{value.box[0]}, {value.box[1]}]"
+        return f"*{element}" if place.offset * BITS[element] // 8 % ALIGNED == 0 else f"*{element}?"
 
     @property
     def precision(self) -> str:
+        """How products multiply: float32 as it is, whatever is narrower as it comes."""
         return "ieee" if self.element == "f32" else "tf32"
 
-    # ------------------------------------------------------------------------------------------------ products
 
-    def matmul(self, node: Node) -> None:
-        x, w = node.values
-        if not self.graph.is_constant(w) or x not in self.views:
-            raise self.refusal(node, "products are of a value and a weight; attention's own are inside its kernel")
-        tail = self._tail(node)
-        n = int(node.types[0].shape[-1])
-        product = Linear(self.views[x], self.weight(self.rows_of(w)).name, tail.bias, n, tail.activation)
-        if tail.norm is None:
-            linear(self, tail.last.key, product, self.buffer(tail.last.key))
-        else:
-            linear_and_norm(self, node, product, tail.norm, self.place(tail.residual))
-
-    def _tail(self, node: Node) -> Tail:
-        """What follows a product and nothing else reads."""
-        tail = Tail(node, None)
-        while True:
-            readers = self.graph.users(tail.last.key)
-            if len(readers) != 1 or self.graph.is_output(tail.last.key) or len(tail.last.results) != 1:
-                return tail
-            longer = self._longer(tail, readers[0])
-            if longer is None:
-                return tail
-            tail = longer
-            self.done.add(tail.last.key)
-
-    def _longer(self, tail: Tail, reader: Node) -> Tail | None:
-        plain = not tail.activation and tail.norm is None
-        if reader.op in ("add", "bias_gelu", "bias_gelu_tanh") and plain and tail.bias is None:
-            bias = reader.inputs[1]
-            if isinstance(bias, str) and reader.inputs[0] == tail.last.key and self._is_vector(bias):
-                return Tail(reader, bias, reader.op.removeprefix("bias_") if reader.op != "add" else "")
-        if reader.op in ACTIVATIONS and plain:
-            return Tail(reader, tail.bias, reader.op)
-        if reader.op == "skip_norm" and plain and tail.last.key in reader.values[:2]:
-            other = next(value for value in reader.values[:2] if value != tail.last.key)
-            if other in self.views:
-                return Tail(reader, tail.bias, norm=reader, residual=other)
-        return None
-
-    def _is_vector(self, value: str) -> bool:
-        return self.graph.is_constant(value) and len(self.graph.type_of(value).shape) == 1
-
-    # -------------------------------------------------------------------------------------------------- others
-
-    def select(self, node: Node) -> None:
-        """No kernel: the value is a part of what is there."""
-        view, axis, index = self.views[node.values[0]], node.attribute("axis"), node.attribute("index")
-        if axis == -1:
-            self.views[node.key] = View(view.buffer, view.names, view.row, view.offset + index, 1)
-        elif axis == -2 and view.names == ("batch", "seq") and view.row.names == ():
-            row = Size(view.row.factor, ("seq",))
-            self.views[node.key] = View(view.buffer, ("batch",), row, view.offset + index * view.row.factor, view.width)
-        else:
-            raise self.refusal(node, "a selection along the batch has no kernel")
-
-    def first_tokens(self, node: Node) -> None:
-        x, starts = node.values
-        y, n = self.buffer(node.key), self.views[x].width
-        given: dict[str, Any] = {"x": self.place(x), "starts": self.input(starts), "y": y, "n": n, "BLOCK": _power(n)}
-        self.step(node.key, [self.launch("first_tokens", "first_tokens", [Size(1, ("batch",))], 4, [y.name], **given)])
-
-    def cast(self, node: Node) -> None:
-        """No kernel: values are stored in one type, kernels go through float32, outputs become it when fetched."""
-        if node.attribute("element") not in FLOATS or node.values[0] not in self.views:
-            raise self.refusal(node, "only values of floating-point numbers change their type")
-        self.views[node.key] = self.views[node.values[0]]
-
-    def lengths(self, node: Node) -> None:
-        """No kernel: the session counts the tokens of each row before it starts."""
+def _waits(graph: Graph, node: Node) -> bool:
+    """Whether a node is computed only when a reader asks for its value, as most readers do not: attention takes
+    lengths and windows for masks, and products of two values an activation along."""
+    if node.op in ("sum", "maximum", *attention.MASKS):
+        return True
+    if node.op == "add":
+        return any(graph.producer(value).op in attention.MASKS for value in node.values)
+    readers = graph.users(node.key) if node.op in elementwise.ACTIVATIONS else ()
+    return [reader.op for reader in readers] == ["multiply"] and not graph.is_output(node.key)
 
 
-def _rows(shape: Shape) -> tuple[tuple[str, ...], int]:
-    """The named sizes in front of a shape, and the product of the rest: [batch, seq, 768] -> (batch, seq), 768."""
-    names = tuple(size for size in shape if isinstance(size, str))
-    width = 1
-    for size in shape:
-        width *= size if isinstance(size, int) else 1
-    return names, width
-
-
-def _power(number: int) -> int:
-    """The lowest power of two that is not below a number."""
-    return 1 << max(0, number - 1).bit_length()
+def cast(lowering: Lowering, node: Node) -> None:
+    """No kernel: kernels go through float32 whatever they read, and values are stored in one type."""
+    if node.attribute("element") not in FLOATS:
+        raise lowering.refusal(node, "only casts to floating-point numbers have a kernel")
+    lowering.layouts[node.key] = lowering.layout(node.values[0])
 
 
 LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
-    "sum": Lowering.lengths,
-    "maximum": Lowering.lengths,
-    "padding_mask": Lowering.lengths,
-    "embed_norm": Lowering.embed_norm,
-    "skip_norm": Lowering.skip_norm,
-    "layer_norm": Lowering.layer_norm,
-    "qkv_projection": Lowering.qkv_projection,
-    "attention": Lowering.attention,
-    "packed_embed_norm": Lowering.embed_norm,
-    "packed_attention": Lowering.packed_attention,
-    "first_tokens": Lowering.first_tokens,
-    "matmul": Lowering.matmul,
-    "select": Lowering.select,
-    "cast": Lowering.cast,
+    "cast": cast,
+    **products.LOWERINGS,
+    **attention.LOWERINGS,
+    **norms.LOWERINGS,
+    **elementwise.LOWERINGS,
+    **layouts.LOWERINGS,
 }
-"""Op -> what it becomes; additions of biases and activations go along with the product before them."""
+"""Op -> what it becomes."""
+
+
+def lowering_of(op: str) -> Callable[[Lowering, Node], None] | None:
+    """What an op becomes, here or by the kernel of an extension; None where neither has one."""
+    if op in LOWERINGS or op not in PLUGINS:
+        return LOWERINGS.get(op)
+    kernel = kernel_of(op)
+    return None if kernel is None else kernel.lower

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bertc.graph import Node
+from bertc.graph import UNUSED, Node
+from bertc.targets.cuda.elementwise import ACTIVATIONS, blocks, number, strides
+from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Launch, Operation, Place, Product, Size, Tiles
-from bertc.targets.cuda.views import View
+from bertc.targets.cuda.views import View, contiguous, with_axes
+from bertc.targets.cuda.views import product as sizes
+from bertc.types import BITS
 
 if TYPE_CHECKING:
     from bertc.targets.cuda.lower import Lowering
@@ -36,6 +40,21 @@ SPLITS = (2, 4, 6)
 
 Way = Sequence[Operation]
 
+SMALL = (64, 64, 32, 4)
+"""ROWS, COLUMNS, DEPTH and warps of products of two values, which are there when a fusion is left out."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What a product takes along: a bias, an activation or a skip_norm, and the node whose results it computes."""
+
+    last: Node
+    bias: str | None
+    activation: str = ""
+    norm: Node | None = None
+    residual: str = ""
+    """What the norm adds to the product."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -52,10 +71,90 @@ class Linear:
         return Size(1, self.x.names)
 
 
+def matmul(lowering: Lowering, node: Node) -> None:
+    """A product with a weight and what follows it, or a product of two values."""
+    x, w = node.values
+    names_lead = isinstance(node.types[0].shape[0], str) and all(isinstance(n, int) for n in lowering.shape(x)[2:])
+    if not (lowering.graph.is_constant(w) and len(lowering.shape(w)) == 2 and names_lead):
+        _batched(lowering, node)
+        return
+    tail = _tail(lowering, node)
+    n = int(node.types[0].shape[-1])
+    product = Linear(_aligned(lowering, x), lowering.weight(lowering.rows_of(w)).name, tail.bias, n, tail.activation)
+    if tail.norm is None:
+        # small products have one way, whose kernel writes any type
+        element = lowering.result_element(tail.last.key) if _is_small(product) else None
+        linear(lowering, tail.last.key, product, lowering.buffer(tail.last.key, element))
+    else:
+        linear_and_norm(lowering, node, product, tail.norm, lowering.dense(tail.residual))
+
+
+def _aligned(lowering: Lowering, value: str) -> View:
+    """A value as rows that the library and the copy engine take. Columns of wider rows are copied unless they start at
+    a multiple of 256 bytes, and rows at multiples of 16."""
+    view, bytes = lowering.view(value), BITS[lowering.element] // 8
+    dense = view.offset == 0 and view.row == Size(view.width)
+    if dense or (view.offset * bytes % 256 == 0 and view.row.factor * bytes % 16 == 0):
+        return view
+    return lowering.rows_in(value, lowering.copy(value, view.layout, lowering.element))
+
+
+def _tail(lowering: Lowering, node: Node) -> Tail:
+    """What follows a product and nothing else reads."""
+    graph, tail = lowering.graph, Tail(node, None)
+    while True:
+        readers = graph.users(tail.last.key)
+        if len(readers) != 1 or graph.is_output(tail.last.key) or len(tail.last.results) != 1:
+            return tail
+        longer = _longer(lowering, tail, readers[0])
+        if longer is None:
+            return tail
+        tail = longer
+        lowering.done.add(tail.last.key)
+
+
+def _longer(lowering: Lowering, tail: Tail, reader: Node) -> Tail | None:
+    plain = not tail.activation and tail.norm is None
+    if reader.op in ("add", "bias_gelu", "bias_gelu_tanh") and plain and tail.bias is None:
+        bias = reader.inputs[1]
+        if isinstance(bias, str) and reader.inputs[0] == tail.last.key and _is_vector(lowering, bias):
+            return Tail(reader, bias, reader.op.removeprefix("bias_") if reader.op != "add" else "")
+    if reader.op in ACTIVATIONS and plain:
+        return Tail(reader, tail.bias, reader.op)
+    if reader.op == "skip_norm" and plain and tail.last.key in reader.values[:2]:
+        other = next(value for value in reader.values[:2] if value != tail.last.key)
+        if other in lowering.layouts:
+            return Tail(reader, tail.bias, norm=reader, residual=other)
+    return None
+
+
+def _is_vector(lowering: Lowering, value: str) -> bool:
+    return lowering.graph.is_constant(value) and len(lowering.shape(value)) == 1
+
+
+def _batched(lowering: Lowering, node: Node) -> None:
+    """x · y over four axes, the two in front broadcast."""
+    shape = with_axes(node.types[0].shape, 4)
+    given: dict[str, Any] = {"z": lowering.buffer(node.key), "size_1": number(shape[1])}
+    for letter, value in zip("xy", node.values, strict=True):
+        layout = lowering.layout(value)
+        layout = layout.broadcast((*shape[:2], *layout.shape[-2:]))
+        given |= strides(letter, layout) | {letter: layout.place}
+    rows, columns, depth, warps = SMALL
+    given |= {
+        "rows": number(shape[2]),
+        "columns": number(shape[3]),
+        "depth": number(lowering.shape(node.values[0])[-1]),
+    }
+    given |= {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "PRECISION": lowering.precision}
+    grid = [sizes(shape[:2]), blocks(shape[2], rows), blocks(shape[3], columns)]
+    launch = lowering.launch("batched_product", "batched_product", grid, warps, [node.key], **given)
+    lowering.step(node.key, [launch])
+
+
 def linear(lowering: Lowering, name: str, product: Linear, y: Place) -> None:
     """A step that computes a product: ours for few rows, ours in large tiles or the library's for many."""
-    x = product.x
-    if x.names not in (("batch", "seq"), ("tokens",)) or product.n < 64:
+    if _is_small(product):
         lowering.step(name, [_few(lowering, product, y, 1, (16, 32, 64, 4, 4))])
         return
     ways: list[Way] = [[_few(lowering, product, y, 1, tile)] for tile in _tiles(lowering)]
@@ -70,26 +169,31 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     tiles, with the residual added to it."""
     n = product.n
     _, _, scale, shift = norm.values
-    normal, total = lowering.two(norm)
+    normal, total = two(lowering, norm)
     bias = _bias(lowering, product)
     ways: list[Way] = []
     for parts in SPLITS:
         if product.x.width % (parts * 64) == 0:
-            sums = lowering.memory(f"{node.key}.parts.{parts}", "f32", parts * n, product.x.names)
-            end = lowering.norm(norm, sums, parts, bias, residual, scale, shift, normal, total)
+            sums = lowering.memory(f"{node.key}.parts.{parts}", "f32", (parts, *product.x.names, n))
+            end = normed(lowering, norm, sums, parts, bias, residual, scale, shift, normal, total)
             ways += [[_few(lowering, product, sums, parts, tile), end] for tile in _tiles(lowering)]
     summed = total or lowering.buffer(node.key)
-    after = lowering.norm(norm, summed, 1, None, None, scale, shift, normal, None)
+    after = normed(lowering, norm, summed, 1, None, None, scale, shift, normal, None)
     for tile in _large_tiles(lowering, product):
         ways.append([_specialised(lowering, product, summed, tile, residual), after])
     ways += [
         [
             _product(product, lowering, summed, bias),
-            lowering.norm(norm, summed, 1, None, residual, scale, shift, normal, total),
+            normed(lowering, norm, summed, 1, None, residual, scale, shift, normal, total),
         ],
         [_product(product, lowering, summed, bias, residual=residual), after],
     ]
     lowering.step(norm.key, *ways, choices=((FEW, max(0, len(ways) - 3)), (0, len(ways) - 1)))
+
+
+def _is_small(product: Linear) -> bool:
+    """Whether a product has too few rows or columns for a library or large tiles: a head's."""
+    return product.x.names not in (("batch", "seq"), ("tokens",)) or product.n < 64
 
 
 def _large_tiles(lowering: Lowering, product: Linear) -> list[tuple[int, int, int, int]]:
@@ -157,3 +261,22 @@ def _product(product: Linear, lowering: Lowering, y: Place, bias: Place, **rest:
     return Product(
         Place(x.buffer, x.offset), Place(product.w), y, product.rows, x.row, product.n, x.width, bias=bias, **rest
     )
+
+
+def qkv_projection(lowering: Lowering, node: Node) -> None:
+    """One product; query, key and value are columns of it."""
+    x, rows, bias = node.values
+    heads, size = node.attribute("heads"), node.attribute("size")
+    width = heads * size
+    projection = Linear(lowering.view(x), lowering.weight(rows).name, bias, 3 * width)
+    *rest, _ = lowering.shape(x)
+    merged = contiguous(f"{node.key}.merged", (*rest, 3, heads, size))
+    axis = len(rest)
+    for index, result in enumerate(node.results):
+        part = merged.part(axis, index, 1)
+        if part is not None and result != UNUSED:
+            lowering.layouts[result] = part.without(axis).transposed((*range(axis - 1), axis, axis - 1, axis + 1))
+    linear(lowering, node.key, projection, lowering.memory(merged.buffer, lowering.element, merged.shape))
+
+
+LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {"matmul": matmul, "qkv_projection": qkv_projection}

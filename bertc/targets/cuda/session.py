@@ -35,7 +35,7 @@ from bertc.types import BITS
 
 PLAN, WEIGHTS = "plan.json", "weights.bin"
 
-INPUTS = ("input_ids", "token_type_ids", "places", "starts", "lengths")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "places", "starts", "lengths")
 """What a plan may read, each a vector of i32."""
 
 BUCKETS = 32

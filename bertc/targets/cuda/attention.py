@@ -1,0 +1,241 @@
+"""Attention, masks and turned places; masks become memory only where a kernel has to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertc.graph import Node
+from bertc.ops import rotary_factors
+from bertc.passes.pack_sequences import counts_tokens
+from bertc.targets.cuda.elementwise import blocks, fixed, number, pointwise, power, strides
+from bertc.targets.cuda.plan import Launch, Place, Size
+from bertc.targets.cuda.views import ZERO, Layout, View, contiguous, product, with_axes
+
+if TYPE_CHECKING:
+    from bertc.targets.cuda.lower import Lowering
+
+MASKS = ("padding_mask", "local_mask")
+
+HEAD_SIZES = (16, 32, 64, 128)
+"""Those that the attention kernel's tiles fit."""
+
+COLUMNS = 1024
+"""Entries of a row of scores or of a mask that a program has at once."""
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """What attention adds to its scores, and where it looks."""
+
+    lengths: Place | None
+    """How many keys each sequence has; None for as many as there are columns."""
+    window: int = 0
+    """Keys i places away at most, 2 i ≤ window; 0 for all."""
+    bias: Layout | None = None
+    """[batch, heads, queries, keys]"""
+
+
+def attention(lowering: Lowering, node: Node) -> None:
+    """One kernel, whatever the mask."""
+    query, key, _, mask = node.values
+    restriction = _restriction(lowering, mask)
+    scores = (*lowering.shape(query)[:3], lowering.shape(key)[2])
+    bias = restriction.bias.broadcast(scores) if restriction.bias else None
+    _attend(lowering, node, Restriction(restriction.lengths, restriction.window, bias), None)
+
+
+def packed_attention(lowering: Lowering, node: Node) -> None:
+    """The bias, if any, is a table for all places: each sequence looks at its own corner."""
+    _, _, _, starts, lengths, *table = node.values
+    bias = lowering.layout(table[0]) if table else None
+    if bias is not None:
+        bias = bias.broadcast((1, *bias.shape))
+    window = 0 if table else node.attribute("window")
+    _attend(lowering, node, Restriction(lowering.layout(lengths).place, window, bias), lowering.layout(starts).place)
+
+
+def _restriction(lowering: Lowering, mask: str) -> Restriction:
+    """A mask as lengths, a window and what is added, as far as it is made of those."""
+    graph, node = lowering.graph, lowering.graph.producer(mask)
+    if node.op == "padding_mask":
+        return Restriction(_lengths(lowering, node.values[0]))
+    if node.op == "local_mask" and graph.producer(node.values[0]).op == "padding_mask":
+        lengths = graph.producer(node.values[0]).values[0]
+        return Restriction(_lengths(lowering, lengths), window=node.attribute("window"))
+    if node.op == "add" and len(node.values) == 2:
+        for one, other in (node.values, node.values[::-1]):
+            if graph.producer(one).op == "padding_mask":
+                lengths = graph.producer(one).values[0]
+                return Restriction(_lengths(lowering, lengths), bias=lowering.layout(other))
+    return Restriction(None, bias=lowering.layout(mask))
+
+
+def _lengths(lowering: Lowering, value: str) -> Place:
+    """The lengths that the session counts, or others that the graph computes."""
+    return lowering.input("lengths") if counts_tokens(lowering.graph, value) else lowering.layout(value).place
+
+
+def _attend(lowering: Lowering, node: Node, restriction: Restriction, starts: Place | None) -> None:
+    """The kernel of attention, in several tiles. starts: where packed sequences begin."""
+    *_, heads, _, size = lowering.shape(node.values[0])
+    if size not in HEAD_SIZES or lowering.shape(node.values[2])[-1] != size:
+        sizes = ", ".join(map(str, HEAD_SIZES))
+        raise lowering.refusal(
+            node, f"the attention kernel takes heads of {sizes}, not {size}; leave out fuse_attention"
+        )
+    row, places = _side_by_side(lowering, node)
+    context, lengths, bias = lowering.buffer(node.key), restriction.lengths, restriction.bias
+    given: dict[str, Any] = {**dict(zip(("query", "key", "value"), places, strict=True)), "row": row}
+    given |= {"lengths": lengths or context, "starts": starts or lengths or context, "context": context}
+    given |= {"bias": bias.place if bias else context, "seq": Size(1, ("seq",)), "size": size}
+    axes = ("batch", "head", "query", "key")
+    given |= {
+        f"bias_{axis}": fixed(stride) for axis, stride in zip(axes, bias.strides if bias else (ZERO,) * 4, strict=True)
+    }
+    given |= {"PACKED": starts is not None, "HAS_LENGTHS": lengths is not None, "HAS_BIAS": bias is not None}
+    given |= {"WINDOW": restriction.window, "scale": node.attribute("scale"), "PRECISION": lowering.precision}
+    ways = [_launch(lowering, given, int(heads), *tile) for tile in _tiles(lowering)]
+    lowering.step(node.key, *([way] for way in ways))
+
+
+def _tiles(lowering: Lowering) -> list[tuple[int, int, int, int]]:
+    """QUERIES, KEYS, STAGES, warps; the first is the fastest on an H200 for most shapes."""
+    if lowering.element == "f32":
+        return [(32, 32, 2, 4)]
+    return [(64, 64, 3, 4), (64, 128, 2, 4), (32, 128, 2, 4), (128, 64, 3, 8)]
+
+
+def _launch(
+    lowering: Lowering, given: dict[str, Any], heads: int, queries: int, keys: int, stages: int, warps: int
+) -> Launch:
+    grid = [Size(1, ("seq",), queries), Size(heads), Size(1, ("batch",))]
+    tile = {"QUERIES": queries, "KEYS": keys, "STAGES": stages}
+    return lowering.launch("attention", "attention", grid, warps, [given["context"].name], **given, **tile)
+
+
+def _side_by_side(lowering: Lowering, node: Node) -> tuple[Size, list[Place]]:
+    """Query, key and value as columns of one matrix: its row, and where each starts; copied where they are not."""
+    values = node.values[:3]
+    views = [_by_token(lowering, value) for value in values]
+    if len({view.row for view in views}) > 1:
+        whole = contiguous(lowering.unused(f"{node.key}.columns"), (*views[0].names, 3, views[0].width))
+        axis = len(views[0].names)
+        lowering.memory(whole.buffer, lowering.element, whole.shape)
+        for index, view in enumerate(views):
+            column = replace(whole, offset=index * view.width).without(axis)
+            pointwise(lowering, f"{whole.buffer}.{index}", column, view.layout)
+        width = views[0].width
+        return Size(3 * width), [Place(whole.buffer, index * width) for index in range(3)]
+    return views[0].row, [Place(view.buffer, view.offset) for view in views]
+
+
+def _by_token(lowering: Lowering, value: str) -> View:
+    """[batch, heads, seq, size] or [heads, tokens, size] as rows for tokens, the heads side by side."""
+    layout = lowering.layout(value)
+    *rest, heads, rows, size = range(len(layout.shape))
+    return lowering.rows_in(value, layout.transposed((*rest, rows, heads, size)))
+
+
+def rotary(lowering: Lowering, node: Node) -> None:
+    """In place where nothing else reads the value, so that it stays beside the others, and then together with the heads
+    directly behind its own: keys behind queries. Packed tokens bring their places along."""
+    x, *places = node.values
+    view, base = _by_token(lowering, x), node.attribute("base")
+    *rest, heads, rows, size = lowering.shape(x)
+    half, count = int(size) // 2, int(heads)
+    name = f"frequencies.{base}.{size}"
+    lowering.constants[name] = ("f32", rotary_factors(base, int(size))[0][:half].astype(np.float32))
+    given: dict[str, Any] = {"x": Place(view.buffer, view.offset), "x_row": view.row, "frequencies": Place(name)}
+    if _may_change(lowering, x) and view.buffer == lowering.layout(x).buffer:
+        lowering.layouts[node.key] = lowering.layout(x)
+        given |= {"y": given["x"], "y_row": view.row}
+        follower = _follower(lowering, node, view)
+        if follower is not None:
+            lowering.layouts[follower.key] = lowering.layout(follower.values[0])
+            count += int(lowering.shape(follower.key)[-3])
+    else:
+        axes = len(rest)
+        turned = contiguous(node.key, (*rest, rows, heads, size))
+        lowering.layouts[node.key] = turned.transposed((*range(axes), axes + 1, axes, axes + 2))
+        given |= {"y": lowering.memory(node.key, lowering.element, turned.shape), "y_row": turned.strides[axes]}
+    given |= {"places": lowering.layout(places[0]).place if places else Place(name), "seq": Size(1, ("seq",))}
+    given |= {"heads": count, "size": size, "PACKED": bool(places), "HEADS": power(count), "HALF": power(half)}
+    grid = [product([*rest, rows])]
+    lowering.step(node.key, [lowering.launch("rotary", "rotary", grid, 4, [given["y"].name], **given)])
+
+
+def _may_change(lowering: Lowering, value: str) -> bool:
+    """Whether the memory of a value may be written anew by its one reader: a kernel has computed it, and no other
+    layout of that memory is read."""
+    graph = lowering.graph
+    while len(graph.users(value)) == 1 and not graph.is_output(value):
+        node = graph.producer(value)
+        if node.op not in ("transpose", "reshape", "split"):
+            return node.op in ("matmul", "add", "qkv_projection")
+        value = node.values[0]
+    return False
+
+
+def _follower(lowering: Lowering, node: Node, view: View) -> Node | None:
+    """The node that turns the columns directly behind, in place too, by the same angles."""
+    for other in lowering.graph:
+        if other.key in lowering.layouts:
+            continue
+        alike = (other.op, other.attributes, other.values[1:]) == (node.op, node.attributes, node.values[1:])
+        if alike and _computed(lowering, other.values[0]) == _computed(lowering, node.values[0]):
+            behind = _by_token(lowering, other.values[0])
+            if replace(behind, width=view.width) == replace(view, offset=view.offset + view.width):
+                return other if _may_change(lowering, other.values[0]) else None
+    return None
+
+
+def _computed(lowering: Lowering, value: str) -> str:
+    """The key of the node whose memory a value is another layout of."""
+    node = lowering.graph.producer(value)
+    return _computed(lowering, node.values[0]) if node.op in ("transpose", "reshape", "split") else node.key
+
+
+def scaled_softmax(lowering: Lowering, node: Node) -> None:
+    """With a scale and a mask, or softmax alone."""
+    scores, *mask = node.values
+    shape = with_axes(node.types[0].shape, 4)
+    given: dict[str, Any] = {"scores": lowering.dense(scores), "HAS_MASK": bool(mask)}
+    layout = (lowering.layout(mask[0]) if mask else contiguous(scores, ())).broadcast(shape)
+    given |= strides("mask", layout) | {"mask": layout.place if mask else given["scores"]}
+    given |= {"scale": node.attribute("scale") if mask else 1.0, "weights": lowering.buffer(node.key)}
+    given |= {"size_1": number(shape[1]), "size_2": number(shape[2]), "count": number(shape[3])}
+    grid = [product(shape[:3])]
+    launch = lowering.launch("scaled_softmax", "scaled_softmax", grid, 4, [node.key], **given, BLOCK=COLUMNS)
+    lowering.step(node.key, [launch])
+
+
+def padding_mask(lowering: Lowering, node: Node) -> None:
+    """As memory: attention takes the lengths."""
+    batch, _, _, count = node.types[0].shape
+    given: dict[str, Any] = {"lengths": _lengths(lowering, node.values[0]), "mask": lowering.buffer(node.key)}
+    grid = [product([batch]), blocks(count, COLUMNS)]
+    given |= {"count": number(count), "BLOCK": COLUMNS}
+    lowering.step(node.key, [lowering.launch("masks", "padding_mask", grid, 4, [node.key], **given)])
+
+
+def local_mask(lowering: Lowering, node: Node) -> None:
+    """As memory: attention takes the window where the mask is one of lengths."""
+    *rest, count, _ = node.types[0].shape
+    given: dict[str, Any] = {"mask": lowering.dense(node.values[0]), "local": lowering.buffer(node.key)}
+    given |= {"count": number(count), "window": node.attribute("window"), "BLOCK": COLUMNS}
+    grid = [product([*rest, count]), blocks(count, COLUMNS)]
+    lowering.step(node.key, [lowering.launch("masks", "local_mask", grid, 4, [node.key], **given)])
+
+
+LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
+    "attention": attention,
+    **dict.fromkeys(("packed_attention", "packed_biased_attention"), packed_attention),
+    **dict.fromkeys(("rotary", "packed_rotary"), rotary),
+    **dict.fromkeys(("scaled_softmax", "softmax"), scaled_softmax),
+    "padding_mask": padding_mask,
+    "local_mask": local_mask,
+}

@@ -14,9 +14,12 @@ from bertc.bundle import GRAPH, TOKENIZER, Bundle, Manifest, write_bundle
 from bertc.checkpoints import read_weights
 from bertc.elaborate import elaborate
 from bertc.errors import did_you_mean, error
+from bertc.extensions import prepare
 from bertc.graph import Graph
-from bertc.passes import FINISH, Options, Stage, pipeline, rules, run
-from bertc.rewrite import apply, explain
+from bertc.passes import FINISH, Hosts, Options, Stage, pipeline, rules, run
+from bertc.plugins import PLUGINS
+from bertc.rewrite import apply, candidates, explain
+from bertc.rule import Rule
 from bertc.spec import Spec, shipped_specs, spec_hash
 from bertc.spec_fields import INPUT_NAMES
 from bertc.text.files import copy_tokenizer, has_tokenizer
@@ -61,15 +64,22 @@ def stages(spec: Spec, target: str | None = None, **hosting: object) -> Iterator
 
     `hosting` is what the target lets one choose about its operators.
     """
+    prepare(spec)
     options = Options(spec.precision)
     if target is not None:
-        options = Options(spec.precision, target_module(target).hosting(**hosting))
+        options = Options(spec.precision, _hosts(spec, target, **hosting))
     names = pipeline(spec.passes, spec.without)
     started = time.perf_counter()
     graph = elaborate(spec)
     graph.verify()
     yield Stage("elaborate", graph, 0, time.perf_counter() - started)
     yield from run(graph, names, options)
+
+
+def _hosts(spec: Spec, target: str, **hosting: object) -> Hosts:
+    """How a target computes fused ops, where the spec has a say in it too."""
+    chosen = {"plugins": spec.plugins} if target == "tensorrt" else {}
+    return target_module(target).hosting(**chosen, **hosting)
 
 
 def compile(spec: Spec, target: str | None = None, **hosting: object) -> Graph:
@@ -105,11 +115,12 @@ def build(
     force: bool = False,
     hosting: Mapping[str, object] | None = None,
     architectures: Sequence[str] | None = None,
+    builder: Mapping[str, object] | None = None,
     observe: Callable[[Stage], None] = lambda stage: None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
     """Compile a spec with its weights into the bundle `output`. `hosting` is the target's own choice of operators,
-    `architectures` the GPUs an engine is built for (`sm_86`).
+    `architectures` the GPUs an engine is built for (`sm_86`), `builder` what is chosen about the engine's builder.
 
     `observe` sees the graph after each pass, `progress` (what, done, of) the target's work.
 
@@ -128,7 +139,7 @@ def build(
         graph = stage.graph
         hashes = {"spec_hash": spec_hash(spec), "weights_hash": weights_hash(tensors)}
         (folder / GRAPH).write_text(graph.to_text(), "utf-8")
-        chosen = dict(hosting or {}) | ({"architectures": architectures} if architectures else {})
+        chosen = {**(hosting or {}), **(builder or {})} | ({"architectures": architectures} if architectures else {})
         module.write(graph, tensors, folder, spec=spec, hashes=hashes, progress=progress, **chosen)
         model = _model_folder(spec, weights)
         if model is not None:
@@ -197,18 +208,46 @@ def explain_pass(spec: Spec, name: str) -> list[dict[str, Any]]:
 
     Raises BertcError B0001 when the pipeline has no pass of that name, or it is no pass of rules.
     """
+    prepare(spec)
     names = pipeline(spec.passes, spec.without)
+    name = str(Path(name)) if name.endswith(".net") else name
     if name not in names or not rules(name):
         known = [known for known in names if rules(known)]
         raise error("B0001", f"`{name}` is no pass of rules in this pipeline", None, did_you_mean(name, known))
-    *_, before = stages(replace(spec, passes=names[: names.index(name)], without=FINISH))
-    graph, found = before.graph, list[dict[str, Any]]()
+    earlier = list(stages(replace(spec, passes=names[: names.index(name)], without=FINISH)))
+    graph, found = earlier[-1].graph, list[dict[str, Any]]()
     for rule in rules(name):
         matches, miss = explain(rule, graph)
-        reason = None if miss is None else f"{miss.reason}" + (f" ({miss.node.span})" if miss.node.span else "")
+        if miss is not None:
+            reason = f"{miss.reason}" + (f" ({miss.node.span})" if miss.node.span else "")
+        else:
+            reason = None if matches else _nowhere(rule, earlier)
         found.append({"rule": rule.name, "fired": [match.nodes[0].key for match in matches], "miss": reason})
         graph, _ = apply(rule, graph)
     return found
+
+
+def explain_hosting(spec: Spec, target: str) -> list[dict[str, Any]]:
+    """How a target computes each fused op, and why: `op`, `how`, `why` and the `nodes` that are so."""
+    names, hosts = pipeline(spec.passes, spec.without), _hosts(spec, target)
+    earlier = replace(spec, passes=names[: names.index("expand_unhosted")], without=FINISH, precision="fp32")
+    *_, before = stages(earlier)
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for node in before.graph:
+        if node.op in PLUGINS:
+            choice = hosts(before.graph, node, spec.precision)
+            found.setdefault((node.op, choice.how, choice.why), []).append(node.key)
+    return [{"op": op, "how": how, "why": why, "nodes": nodes} for (op, how, why), nodes in found.items()]
+
+
+def _nowhere(rule: Rule, earlier: Sequence[Stage]) -> str:
+    """Why a rule has nowhere to start: the network never had the op, or a pass before this one took the last."""
+    op = rule.root.op
+    last = max((index for index, stage in enumerate(earlier) if candidates(rule, stage.graph)), default=None)
+    if last is None:
+        return f"the network has no `{op}`, which its left side ends with"
+    taker = earlier[min(last + 1, len(earlier) - 1)].name
+    return f"no `{op}` is left, which its left side ends with: {taker} took the last one, so this pass goes before it"
 
 
 def _missing(package: str) -> bool:
@@ -220,7 +259,8 @@ def _missing(package: str) -> bool:
 
 
 def _version(package: str) -> str:
-    return metadata.version(package.replace("_", "-"))
+    """As the module says, since TensorRT comes in distributions of several names."""
+    return getattr(import_module(package), "__version__", None) or metadata.version(package.replace("_", "-"))
 
 
 def _input_names(spec: Spec) -> dict[str, str]:

@@ -6,35 +6,37 @@ its element type; products, norms and softmax are summed in float32. A layer it 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import tensorrt_rtx as trt
+
+from bertc.plugins import PLUGINS
 
 Array = Any
 
 DTYPES = {
-    trt.float32: np.float32,
-    trt.float16: np.float16,
-    trt.bfloat16: ml_dtypes.bfloat16,
-    trt.int32: np.int32,
-    trt.int64: np.int64,
-    trt.bool: np.bool_,
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
 }
 
 
-def evaluate(network: Any, inputs: Mapping[str, Array], bf16: Mapping[str, Array]) -> dict[str, Array]:
-    """The network's outputs by name; `inputs` by name.
+def evaluate(trt: Any, network: Any, inputs: Mapping[str, Array], bf16: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of a network of the module `trt` by name; `inputs` by name.
 
     `bf16` has the constants of that type by the name of their layer, since TensorRT's Python shows their size alone.
     """
     known: dict[str, Array] = {}
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        known[tensor.name] = np.asarray(inputs[tensor.name]).astype(DTYPES[tensor.dtype])
+        known[tensor.name] = np.asarray(inputs[tensor.name]).astype(DTYPES[tensor.dtype.name])
     waiting = [network.get_layer(index) for index in range(network.num_layers)]
     while waiting:
         later = []
@@ -44,9 +46,12 @@ def evaluate(network: Any, inputs: Mapping[str, Array], bf16: Mapping[str, Array
                 later.append(layer)
                 continue
             arrays = [None if operand is None else known[operand.name] for operand in operands]
-            output = layer.get_output(0)
-            value = constant(layer, bf16) if not operands else LAYERS[layer.type](layer, arrays)
-            known[output.name] = np.asarray(value).astype(DTYPES[output.dtype])
+            outputs = [layer.get_output(place) for place in range(layer.num_outputs)]
+            kind, function = LAYERS[layer.type.name]
+            layer.__class__ = getattr(trt, kind)
+            values = constant(layer, bf16) if not operands else function(layer, arrays)
+            for output, value in zip(outputs, values if isinstance(values, tuple) else (values,), strict=True):
+                known[output.name] = np.asarray(value).astype(DTYPES[output.dtype.name])
         assert len(later) < len(waiting), f"nothing computes what {later[0].name} reads"
         waiting = later
     outputs = [network.get_output(index).name for index in range(network.num_outputs)]
@@ -58,63 +63,56 @@ def wide(array: Array) -> Array:
 
 
 def constant(layer: Any, bf16: Mapping[str, Array]) -> Array:
-    assert layer.type == trt.LayerType.CONSTANT
-    layer.__class__ = trt.IConstantLayer
     weights, shape = layer.weights, tuple(layer.shape)
     if isinstance(weights, np.ndarray):
         return weights.reshape(shape)
     array = bf16[layer.name]
-    assert (weights.dtype, weights.size, array.dtype) == (trt.bfloat16, array.size, ml_dtypes.bfloat16)
+    assert (weights.dtype.name, weights.size, array.dtype) == ("BF16", array.size, ml_dtypes.bfloat16)
     return array.reshape(shape)
 
 
 def gather(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.IGatherLayer
     assert arrays[1].min() >= 0
-    if layer.mode == trt.GatherMode.ELEMENT:
+    if layer.mode.name == "ELEMENT":
         assert arrays[0].shape[:-1] == arrays[1].shape[:-1]
         assert layer.axis == arrays[0].ndim - 1
         return np.take_along_axis(arrays[0], arrays[1], layer.axis)
-    assert layer.mode == trt.GatherMode.DEFAULT
+    assert layer.mode.name == "DEFAULT"
     return np.take(arrays[0], arrays[1], layer.axis)
 
 
 def elementwise(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.IElementWiseLayer
     x, y = arrays
     assert x.dtype == y.dtype, "strongly typed networks mix no types"
     assert x.ndim == y.ndim, "TensorRT broadcasts sizes of 1, not ranks"
-    operations: dict[Any, Callable[[Array, Array], Array]] = {
-        trt.ElementWiseOperation.SUM: np.add,
-        trt.ElementWiseOperation.SUB: np.subtract,
-        trt.ElementWiseOperation.PROD: np.multiply,
-        trt.ElementWiseOperation.DIV: np.divide,
-        trt.ElementWiseOperation.MAX: np.maximum,
-        trt.ElementWiseOperation.LESS: np.less,
+    operations: dict[str, Callable[[Array, Array], Array]] = {
+        "SUM": np.add,
+        "SUB": np.subtract,
+        "PROD": np.multiply,
+        "DIV": np.divide,
+        "MAX": np.maximum,
+        "LESS": np.less,
     }
-    return operations[layer.op](wide(x), wide(y))
+    return operations[layer.op.name](wide(x), wide(y))
 
 
 def unary(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.IUnaryLayer
-    return {trt.UnaryOperation.SIN: np.sin, trt.UnaryOperation.COS: np.cos}[layer.op](wide(arrays[0]))
+    return {"SIN": np.sin, "COS": np.cos}[layer.op.name](wide(arrays[0]))
 
 
 def activation(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.IActivationLayer
     x = wide(arrays[0])
-    functions: dict[Any, Callable[[Array], Array]] = {
-        trt.ActivationType.RELU: lambda x: np.maximum(x, 0),
-        trt.ActivationType.TANH: np.tanh,
-        trt.ActivationType.SIGMOID: lambda x: 1 / (1 + np.exp(-x)),
-        trt.ActivationType.GELU_ERF: lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))),
-        trt.ActivationType.GELU_TANH: lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    functions: dict[str, Callable[[Array], Array]] = {
+        "RELU": lambda x: np.maximum(x, 0),
+        "TANH": np.tanh,
+        "SIGMOID": lambda x: 1 / (1 + np.exp(-x)),
+        "GELU_ERF": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))),
+        "GELU_TANH": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     }
-    return functions[layer.type](x)
+    return functions[layer.type.name](x)
 
 
 def shuffle(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.IShuffleLayer
     first = tuple(layer.first_transpose)[: arrays[0].ndim]
     x = np.transpose(arrays[0], first)
     if len(arrays) > 1 and arrays[1] is not None:
@@ -123,7 +121,6 @@ def shuffle(layer: Any, arrays: list[Array]) -> Array:
 
 
 def slicing(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.ISliceLayer
     start, stride = tuple(layer.start), tuple(layer.stride)
     size = tuple(arrays[2]) if len(arrays) > 2 and arrays[2] is not None else tuple(layer.shape)
     x = arrays[0]
@@ -135,14 +132,12 @@ def slicing(layer: Any, arrays: list[Array]) -> Array:
 
 
 def matrix_multiply(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.IMatrixMultiplyLayer
-    assert layer.op0 == layer.op1 == trt.MatrixOperation.NONE
+    assert layer.op0.name == layer.op1.name == "NONE"
     assert arrays[0].dtype == arrays[1].dtype
     return np.matmul(wide(arrays[0]), wide(arrays[1]))
 
 
 def normalization(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.INormalizationLayer
     x, scale, bias = map(wide, arrays)
     axes = tuple(axis for axis in range(x.ndim) if layer.axes >> axis & 1)
     variance = x.var(axes, keepdims=True)
@@ -150,7 +145,6 @@ def normalization(layer: Any, arrays: list[Array]) -> Array:
 
 
 def softmax(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.ISoftMaxLayer
     return _softmax(wide(arrays[0]), layer.axes.bit_length() - 1)
 
 
@@ -160,13 +154,11 @@ def _softmax(x: Array, axis: int) -> Array:
 
 
 def reduce(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.IReduceLayer
-    assert layer.op == trt.ReduceOperation.SUM
+    assert layer.op.name == "SUM"
     return arrays[0].sum(layer.axes.bit_length() - 1, keepdims=layer.keep_dims)
 
 
 def concatenation(layer: Any, arrays: list[Array]) -> Array:
-    layer.__class__ = trt.IConcatenationLayer
     return np.concatenate(arrays, layer.axis)
 
 
@@ -181,22 +173,43 @@ def attention(layer: Any, arrays: list[Array]) -> Array:
     return _softmax(scores, 3) @ wide(value)
 
 
-LAYERS: dict[Any, Callable[[Any, list[Array]], Array]] = {
-    trt.LayerType.GATHER: gather,
-    trt.LayerType.ELEMENTWISE: elementwise,
-    trt.LayerType.UNARY: unary,
-    trt.LayerType.ACTIVATION: activation,
-    trt.LayerType.SHUFFLE: shuffle,
-    trt.LayerType.SLICE: slicing,
-    trt.LayerType.MATRIX_MULTIPLY: matrix_multiply,
-    trt.LayerType.NORMALIZATION: normalization,
-    trt.LayerType.SOFTMAX: softmax,
-    trt.LayerType.REDUCE: reduce,
-    trt.LayerType.CONCATENATION: concatenation,
-    trt.LayerType.ATTENTION_INPUT: attention,
-    trt.LayerType.ATTENTION_OUTPUT: lambda layer, arrays: arrays[0],
-    trt.LayerType.SHAPE: lambda layer, arrays: np.array(arrays[0].shape),
-    trt.LayerType.SELECT: lambda layer, arrays: np.where(*arrays),
-    trt.LayerType.CAST: lambda layer, arrays: arrays[0],
-    trt.LayerType.IDENTITY: lambda layer, arrays: arrays[0],
+def plugin(layer: Any, arrays: list[Array]) -> Any:
+    """By the fused op's own reference, in float32; attention's mask is made of lengths."""
+    made, arrays = layer.plugin, [array if array.dtype.kind == "i" else wide(array) for array in arrays]
+    if made.plugin_name == "attention":
+        query, key, value, lengths = arrays
+        places = np.arange(key.shape[2]) < lengths[:, None, None, None]
+        arrays = [query, key, value, np.where(places, np.float32(0), np.float32(-10000))]
+    name, _, _ = made.plugin_name.partition("_and_sum")
+    op = PLUGINS[name]
+    attributes = {key: value for key, value in json.loads(made.attrs["settings"]).items() if key in op.attributes}
+    results = op.reference(*arrays, **attributes)
+    return results[: layer.num_outputs] if isinstance(results, tuple) else results
+
+
+def first(layer: Any, arrays: list[Array]) -> Array:
+    return arrays[0]
+
+
+LAYERS: dict[str, tuple[str, Callable[[Any, list[Array]], Any]]] = {
+    "ACTIVATION": ("IActivationLayer", activation),
+    "ATTENTION_INPUT": ("IAttentionInputLayer", attention),
+    "ATTENTION_OUTPUT": ("IAttentionOutputLayer", first),
+    "CAST": ("ICastLayer", first),
+    "CONCATENATION": ("IConcatenationLayer", concatenation),
+    "CONSTANT": ("IConstantLayer", first),
+    "ELEMENTWISE": ("IElementWiseLayer", elementwise),
+    "GATHER": ("IGatherLayer", gather),
+    "IDENTITY": ("IIdentityLayer", first),
+    "MATRIX_MULTIPLY": ("IMatrixMultiplyLayer", matrix_multiply),
+    "NORMALIZATION": ("INormalizationLayer", normalization),
+    "PLUGIN_V3": ("IPluginV3Layer", plugin),
+    "REDUCE": ("IReduceLayer", reduce),
+    "SELECT": ("ISelectLayer", lambda layer, arrays: np.where(*arrays)),
+    "SHAPE": ("IShapeLayer", lambda layer, arrays: np.array(arrays[0].shape)),
+    "SHUFFLE": ("IShuffleLayer", shuffle),
+    "SLICE": ("ISliceLayer", slicing),
+    "SOFTMAX": ("ISoftMaxLayer", softmax),
+    "UNARY": ("IUnaryLayer", unary),
 }
+"""Kind of layer -> its class, which shows its settings, and what it computes."""

@@ -29,7 +29,7 @@ transformers = pytest.importorskip("transformers")
 trt = pytest.importorskip("tensorrt_rtx")
 import network_evaluator  # noqa: E402
 
-from bertc.targets import tensorrt as target  # noqa: E402  needs the package that is asked for above
+from bertc.targets.tensorrt.lower import lower  # noqa: E402  comes after the package that the line above asks for
 
 PACKAGE = Path(bertc.__file__).parent
 
@@ -184,8 +184,8 @@ def test_the_rtx_network_computes_what_the_reference_does(name: str, tmp_path: P
     spec, batch = bertc.load(str(tmp_path)), padded_batch(FAMILIES[name])
     elaborated, graph = elaborate(spec), bertc.compile(spec, "rtx")
     weights = bind_weights(spec, elaborated, None, None)
-    lowered = target.lower(trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights, spec)
-    found = network_evaluator.evaluate(lowered.definition, batch, lowered.arrays)
+    lowered = lower(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights, spec)
+    found = network_evaluator.evaluate(trt, lowered.definition, batch, lowered.arrays)
     for output, expected in evaluate(elaborated, batch, weights).items():
         there = tokens_of(batch) if expected.ndim == 3 else slice(None)
         assert np.abs(found[output] - expected)[there].max() < 2e-5, output

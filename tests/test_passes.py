@@ -15,6 +15,7 @@ from bertc.elaborate import elaborate, read_graph
 from bertc.errors import BertcError
 from bertc.parser import parse_graph
 from bertc.passes import FINISH, FUSIONS, Options, pipeline, run
+from bertc.passes.expand_unhosted import EXPANDED, Choice
 from bertc.reference import evaluate
 
 HEADS = (
@@ -51,7 +52,9 @@ def test_each_pass_keeps_the_answer(
     graph = elaborate(spec)
     weights = weights_of(graph)
     expected = evaluate(graph, padded_batch, weights)
-    options = Options("fp16", lambda op, precision: None if hosted == "all" or hosted == op else "not hosted")
+    options = Options(
+        "fp16", lambda graph, node, precision: Choice("kernel" if hosted in ("all", node.op) else EXPANDED)
+    )
     for stage in run(graph, pipeline(), options):
         assert read_graph(parse_graph(stage.graph.to_text())) == stage.graph, stage.name
         found = evaluate(stage.graph, padded_batch, weights)
@@ -81,7 +84,7 @@ def test_fusions_fire_everywhere(name: str, expected: dict[str, int]) -> None:
 
 def test_half_precision_casts_norms_and_outputs_only(padded_batch: Mapping[str, Any]) -> None:
     graph = elaborate(small_spec())
-    *_, last = run(graph, pipeline(), Options("bf16", lambda op, precision: "not hosted"))
+    *_, last = run(graph, pipeline(), Options("bf16", lambda graph, node, precision: Choice(EXPANDED)))
     for node in last.graph:
         expected = {"layer_norm": "f32", "softmax": "f32", "matmul": "bf16", "gelu": "bf16"}.get(node.op)
         assert expected is None or {type.element for type in node.types} == {expected}, node

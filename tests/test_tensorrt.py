@@ -21,7 +21,7 @@ from bertc.spec import shipped_specs
 trt = pytest.importorskip("tensorrt_rtx")
 import network_evaluator  # noqa: E402
 
-from bertc.targets import tensorrt as target  # noqa: E402  needs the package that the line above asks for
+from bertc.targets.tensorrt.lower import lower  # noqa: E402  comes after the package that the line above asks for
 
 PRE_NORM = (
     "{embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm, head: masked_lm}"
@@ -35,10 +35,19 @@ def test_builds_without_a_gpu(precision: str, network: str, tmp_path: Path) -> N
     assert bundle.manifest.files["model.plan"].size > 100_000
 
 
+def test_heads_that_no_layer_takes_are_expanded(tmp_path: Path) -> None:
+    """IAttention of half precision wants heads of a multiple of 8; these have 12."""
+    spec = small_spec(precision="fp16")
+    spec = replace(spec, sizes={**spec.sizes, "hidden": 36, "head_size": 12, "embedding_size": 36})
+    bundle = bertc.build(spec, tmp_path / "x", "rtx", random_seed=0, architectures=["sm_86"])
+    assert "attention(" not in (tmp_path / "x" / "graph.net").read_text()
+    assert bundle.manifest.files["model.plan"].size > 100_000
+
+
 def test_names_and_attention_come_from_the_graph() -> None:
     spec = small_spec(precision="fp16")
     graph = bertc.compile(spec, "rtx")
-    network = target.lower(trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights_of(graph), spec)
+    network = lower(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights_of(graph), spec)
     layers = [network.definition.get_layer(index) for index in range(network.definition.num_layers)]
     assert sum(layer.type == trt.LayerType.ATTENTION_OUTPUT for layer in layers) == 2
     computed = {node.key for node in graph if node.op != "input" and not graph.is_constant(node.key)}
@@ -88,8 +97,8 @@ def test_the_network_computes_what_the_reference_does(
 
 def assert_lowered_equals(expected: Mapping[str, Any], spec: Any, weights: Any, batch: Mapping[str, Any]) -> None:
     graph = bertc.compile(spec, "rtx")
-    lowered = target.lower(trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights, spec)
-    found = network_evaluator.evaluate(lowered.definition, batch, lowered.arrays)
+    lowered = lower(trt, trt.Builder(trt.Logger(trt.Logger.ERROR)), graph, weights, spec)
+    found = network_evaluator.evaluate(trt, lowered.definition, batch, lowered.arrays)
     assert list(found) == list(expected)
     for name, value in found.items():
         assert value.dtype == np.float32

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ from bertc.notation import Item, RuleTree
 from bertc.parser import parse, read
 from bertc.passes.canonicalize import canonicalize
 from bertc.passes.drop_unused import drop_unused
-from bertc.passes.expand_unhosted import Hosts, expand_unhosted
+from bertc.passes.expand_unhosted import Choice, Hosts, expand_unhosted
 from bertc.passes.fold_constants import fold_constants
 from bertc.passes.pack_sequences import pack_sequences
 from bertc.passes.set_precision import set_precision
@@ -51,8 +51,10 @@ class Options:
     """What passes need to know of the build."""
 
     precision: str = "fp32"
-    hosts: Hosts = lambda op, precision: None
-    """Why the target does not host a fused op in a precision, or None where it does."""
+    hosts: Hosts = lambda graph, node, precision: Choice("kernel")
+    """How the target computes a fused op; without a target every one stays."""
+    definitions: tuple[Rule, ...] = ()
+    """Whose left sides are what fused ops mean."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ FUNCTIONS: dict[str, Function] = {
     "pack_sequences": lambda graph, options: pack_sequences(graph),
     "fold_constants": lambda graph, options: fold_constants(graph),
     "expand_unhosted": lambda graph, options: expand_unhosted(
-        graph, options.hosts, options.precision, [rule for name in FUSIONS for rule in rules(name)]
+        graph, options.hosts, options.precision, options.definitions
     ),
     "set_precision": lambda graph, options: set_precision(graph, options.precision),
     "drop_unused": lambda graph, options: drop_unused(graph),
@@ -85,8 +87,8 @@ def pipeline(passes: Sequence[str] = ("default",), without: Sequence[str] = ()) 
     """
     named = [name for entry in passes for name in (FUSIONS if entry == "default" else (entry,))]
     for name in (*named, *without):
-        if name not in (*FUSIONS, *CHOSEN, *FINISH) and not name.endswith(".net"):
-            known = ("default", *FUSIONS, *CHOSEN, *FINISH)
+        if name not in (*FUSIONS, *FUNCTIONS) and not name.endswith(".net"):
+            known = ("default", *FUSIONS, *FUNCTIONS)
             raise error("B0001", f"`{name}` is no pass", None, did_you_mean(name, known))
     needed = [name for name in FINISH if name not in named]
     return tuple(
@@ -96,6 +98,8 @@ def pipeline(passes: Sequence[str] = ("default",), without: Sequence[str] = ()) 
 
 def run(graph: Graph, names: Sequence[str], options: Options) -> Iterator[Stage]:
     """Run the passes one after the other; each stage is verified before it is given."""
+    own = [name for name in names if name.endswith(".net")]
+    options = replace(options, definitions=tuple(rule for name in (*FUSIONS, *own) for rule in rules(name)))
     for name in names:
         started = time.perf_counter()
         graph, fired = _apply(name, graph, options)

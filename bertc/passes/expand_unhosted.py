@@ -6,30 +6,43 @@ The definition is the left side of the rule that makes the op, so that no second
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bertc.errors import error
-from bertc.graph import Graph
+from bertc.graph import Graph, Node
 from bertc.plugins import PACKED, PLUGINS
 from bertc.rewrite import candidates, find, substitute
 from bertc.rule import Rule
 
-Hosts = Callable[[str, str], str | None]
-"""(op, precision) -> why the target does not host it, or None."""
+EXPANDED = "expanded"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a target computes a fused op: by what it calls `operator`, `kernel`, `layer` or `plugin`, or `expanded`."""
+
+    how: str
+    why: str = ""
+
+
+Hosts = Callable[[Graph, Node, str], Choice]
+"""(graph, one of its fused ops, precision) -> how the target computes it."""
 
 
 def expand_unhosted(graph: Graph, hosts: Hosts, precision: str, rules: Sequence[Rule]) -> tuple[Graph, int]:
     """Raises BertcError B0301 for a fused op that no rule defines, B0514 for a packed one that is not hosted."""
     for node in graph:
-        if node.op in PACKED and (reason := hosts(node.op, precision)) is not None:
-            raise error("B0514", f"`{node.key}` is {node.op}, which the target does not host: {reason}", node.span)
+        if node.op in PACKED and (choice := hosts(graph, node, precision)).how == EXPANDED:
+            message = f"`{node.key}` is {node.op}, which the target does not host: {choice.why}"
+            raise error("B0514", message, node.span)
     graph = graph.copy()
     count = 0
     # A definition may hold fused ops of an earlier rule, so the rules go backwards.
     for rule in reversed([rule for rule in rules if _made_by(rule) in PLUGINS]):
-        if hosts(_made_by(rule), precision) is None:
-            continue
         definition = rule.reversed
         for node in candidates(definition, graph):
+            if hosts(graph, node, precision).how != EXPANDED:
+                continue
             match = find(definition, graph, node)
             if match is None:
                 raise error("B0301", f"`{node.key}` is no {node.op} that rule `{rule.name}` makes", node.span)

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bertc.errors import error
 from bertc.graph import INPUT, UNUSED, Graph, Node, Operand
 from bertc.ops import Array, rotary_factors
-from bertc.passes.expand_unhosted import Hosts
+from bertc.passes.expand_unhosted import EXPANDED, Choice, Hosts
 from bertc.plugins import PACKED
 from bertc.reference import Weights, constant
 from bertc.spec import Spec
@@ -50,20 +50,26 @@ def hosting(*, portable: bool = False, provider: str = "cpu") -> Hosts:
     """Which fused ops become ONNX Runtime's own operators: with `portable` none, else those that `provider`, `cpu` or
     `gpu`, runs fastest."""
 
-    def hosts(op: str, precision: str) -> str | None:
-        if portable:
-            return "only standard operators were asked for"
-        if op in PACKED:
-            return "ONNX Runtime's operators take padded batches"
-        if op == "skip_norm" and provider == "cpu":
-            return "on the CPU ONNX Runtime's operator takes twice the time of the ops it fuses"
-        if precision != "fp32":
-            return "ONNX Runtime's CPU provider has the fused operators in float32 only"
-        if op == "scaled_softmax":
-            return "ONNX Runtime has no operator for it"
-        return None
+    def hosts(graph: Graph, node: Node, precision: str) -> Choice:
+        reason = _refusal(node.op, precision, portable, provider)
+        return Choice("operator") if reason is None else Choice(EXPANDED, reason)
 
     return hosts
+
+
+def _refusal(op: str, precision: str, portable: bool, provider: str) -> str | None:
+    """Why ONNX Runtime has no operator for a fused op, or none that is worth it."""
+    if portable:
+        return "only standard operators were asked for"
+    if op in PACKED:
+        return "ONNX Runtime's operators take padded batches"
+    if op == "skip_norm" and provider == "cpu":
+        return "on the CPU ONNX Runtime's operator takes twice the time of the ops it fuses"
+    if precision != "fp32":
+        return "ONNX Runtime's CPU provider has the fused operators in float32 only"
+    if op not in LOWERINGS:
+        return "ONNX Runtime has no operator for it"
+    return None
 
 
 def write(

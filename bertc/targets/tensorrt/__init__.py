@@ -1,0 +1,128 @@
+"""The `tensorrt` target: a strongly typed TensorRT engine, built on the GPU that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bertc.errors import BertcError, error
+from bertc.graph import Graph, Node
+from bertc.passes.expand_unhosted import Hosts
+from bertc.plugins import PLUGINS as FUSED
+from bertc.reference import Weights
+from bertc.spec import Spec
+from bertc.targets import Runtime
+from bertc.targets.cuda.driver import Device
+from bertc.targets.tensorrt.build import (
+    BuildOptions,
+    Progress,
+    add_profiles,
+    configure,
+    layer_information,
+    make_log,
+    make_monitor,
+    serialize,
+)
+from bertc.targets.tensorrt.features import Features
+from bertc.targets.tensorrt.hosting import PLUGIN, Place, hosts_at
+from bertc.targets.tensorrt.lower import lower
+from bertc.targets.tensorrt.network import Network
+from bertc.targets.tensorrt.registration import add_plugin
+from bertc.targets.tensorrt.timing_cache import TimingCache
+
+FILE, LAYERS = "model.plan", "layers.json"
+
+USUAL_ARCHITECTURE = 90
+"""What choices are shown for where there is no GPU."""
+
+
+def hosting(*, plugins: tuple[str, ...]) -> Hosts:
+    """Which fused ops are layers, plugins, or expanded; `plugins` is the spec's."""
+    return hosts_at(_place(plugins))
+
+
+def write(
+    graph: Graph,
+    weights: Weights,
+    folder: Path,
+    *,
+    spec: Spec,
+    hashes: Mapping[str, str],
+    progress: Progress | None = None,
+    **options: Any,
+) -> None:
+    """Build `model.plan`, and `layers.json` where the options ask for it; they are the fields of BuildOptions.
+
+    Raises BertcError B0512 with TensorRT's own words when it fails, B0605 for a timing cache that cannot be used.
+    """
+    del hashes  # an engine has no room for them; the manifest has
+    chosen = BuildOptions(**options)
+    trt = import_module("tensorrt")
+    log = make_log(trt)
+    builder = trt.Builder(log)
+    network = lower_with_plugins(trt, builder, graph, weights, spec, _place(spec.plugins), refit=chosen.refit)
+    config = builder.create_builder_config()
+    configure(config, trt, chosen)
+    add_profiles(builder, config, network, spec.shapes)
+    if progress is not None:
+        config.progress_monitor = make_monitor(trt, progress)
+    cache = chosen.timing_cache and TimingCache.of(chosen.timing_cache, trt.__version__, _gpu_here())
+    if cache:
+        cache.load(config)
+    plan = serialize(builder, network, config, log)
+    if cache:
+        cache.save(config)
+    with (folder / FILE).open("wb") as file:
+        file.write(plan)
+    if chosen.layer_information:
+        (folder / LAYERS).write_text(layer_information(trt, plan, log), "utf-8")
+
+
+def lower_with_plugins(
+    trt: Any, builder: Any, graph: Graph, weights: Weights, spec: Spec, place: Place, *, refit: bool = False
+) -> Network:
+    """The network of a graph whose fused ops were chosen for a place."""
+    hosts = hosts_at(place)
+
+    def plugins(network: Network, node: Node) -> bool:
+        if node.op not in FUSED or hosts(graph, node, spec.precision).how != PLUGIN:
+            return False
+        add_plugin(network, node, place.architecture)
+        return True
+
+    return lower(trt, builder, graph, weights, spec, plugins=plugins, refit=refit)
+
+
+def why_not_here() -> str | None:
+    """Why its engines do not run on this machine."""
+    return "no, bertc builds engines for TensorRT and does not run them yet; trtexec does"
+
+
+def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Runtime:
+    """Raises BertcError B0513: bertc does not run these engines yet."""
+    raise error(
+        "B0513", f"{folder} is a TensorRT engine, which bertc does not run yet", None, "run it with trtexec or Triton"
+    )
+
+
+def _place(plugins: tuple[str, ...]) -> Place:
+    return Place(Features.of(import_module("tensorrt")), _architecture_here() or USUAL_ARCHITECTURE, plugins)
+
+
+def _architecture_here() -> int | None:
+    """The compute capability of the GPU, or None without one."""
+    try:
+        device = Device()
+    except (BertcError, ImportError):
+        return None
+    device.close()
+    return int(device.architecture.removeprefix("sm_"))
+
+
+def _gpu_here() -> str:
+    """The GPU's name. Raises BertcError B0513 without one."""
+    device = Device()
+    device.close()
+    return device.name

@@ -1,0 +1,37 @@
+"""What differs between versions of TensorRT, told by what its module has and never by its number.
+
+10.12 has add_normalization and no attention; 10.14 adds add_attention; later come add_normalization_v2, then
+add_attention_v2 with IAttention.key_value_lengths. 11 has no weak typing left and therefore no flag for strong typing.
+TensorRT for RTX has the classes of 11 and no plugins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Features:
+    weak_typing: bool
+    """Networks are weakly typed unless a flag says otherwise."""
+    normalization_v2: bool
+    attention: bool
+    attention_v2: bool
+    """Its second form, which says how a causal mask lies."""
+    attention_lengths: bool
+    """IAttention takes the number of keys of each sequence; without, a mask with a row for every query."""
+    ahead_of_time_plugins: bool
+    """`tensorrt.plugin` embeds a kernel's PTX in the engine."""
+
+    @classmethod
+    def of(cls, trt: Any) -> Features:
+        network = trt.INetworkDefinition
+        return cls(
+            weak_typing=hasattr(trt.BuilderFlag, "FP16"),
+            normalization_v2=hasattr(network, "add_normalization_v2"),
+            attention=hasattr(network, "add_attention"),
+            attention_v2=hasattr(network, "add_attention_v2"),
+            attention_lengths=hasattr(trt, "IAttention") and hasattr(trt.IAttention, "key_value_lengths"),
+            ahead_of_time_plugins=hasattr(trt, "QuickPluginCreationRequest"),
+        )

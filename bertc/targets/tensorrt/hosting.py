@@ -1,0 +1,125 @@
+"""How TensorRT computes each fused op: as a layer of its own, as a plugin with bertc's kernel, or as the ops it fuses.
+
+A layer is what TensorRT's own compiler can fuse further, where a plugin is a wall; so `auto` takes a plugin only for
+attention that no layer computes. `plugins` forces the choice; what it names and cannot have is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bertc.errors import error
+from bertc.graph import Graph, Node
+from bertc.passes.expand_unhosted import EXPANDED, Choice, Hosts
+from bertc.targets.tensorrt.features import Features
+
+LAYER, PLUGIN = "layer", "plugin"
+
+HAS_LAYER = "TensorRT has a layer for it"
+
+HEADS_BY = 8
+"""IAttention's fused kernels take heads of a multiple of this."""
+
+KERNEL_HEADS = (16, 32, 64, 128)
+"""Sizes of heads that bertc's kernel is written for: a block of a power of two, and registers enough."""
+
+OLDEST = 80
+"""The first compute capability that Triton compiles for."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the choice depends on apart from the node."""
+
+    features: Features
+    architecture: int
+    """The GPU's compute capability: 90."""
+    plugins: tuple[str, ...] = ("auto",)
+    """`auto`, `all`, `none`, and names of ops."""
+
+
+Refusal = Callable[[Place, Graph, Node, str], str | None]
+"""Why an op cannot be a plugin there, or None."""
+
+
+def hosts_at(place: Place) -> Hosts:
+    """The choice for each node there."""
+    return lambda graph, node, precision: choose(place, graph, node, precision)
+
+
+def choose(place: Place, graph: Graph, node: Node, precision: str) -> Choice:
+    """A plugin where it is asked for, else a layer, else for attention a plugin, else the ops that it fuses.
+
+    Raises BertcError B0514 where a plugin is asked for by its name and cannot be had.
+    """
+    no_plugin = plugin_refusal(place, graph, node, precision)
+    if node.op in place.plugins and no_plugin is not None:
+        message = f"`{node.key}` cannot be a plugin: {no_plugin}"
+        raise error("B0514", message, node.span, "leave it out of `plugins`")
+    if no_plugin is None and (node.op in place.plugins or "all" in place.plugins):
+        return Choice(PLUGIN, "asked for")
+    no_layer = layer_refusal(place.features, graph, node, precision)
+    if no_layer is None:
+        return Choice(LAYER, HAS_LAYER)
+    if "auto" in place.plugins and node.op in AUTOMATIC and no_plugin is None:
+        return Choice(PLUGIN, no_layer)
+    if node.op in AUTOMATIC or "all" in place.plugins:
+        return Choice(EXPANDED, f"{no_layer}; {no_plugin or 'no plugin was asked for'}")
+    return Choice(EXPANDED, no_layer)
+
+
+def layer_refusal(features: Features, graph: Graph, node: Node, precision: str) -> str | None:
+    """Why TensorRT has no layer for a fused op, or None where it has."""
+    if node.op != "attention":
+        return "TensorRT's compiler fuses the layers that it is made of"
+    if not features.attention:
+        return "this TensorRT is older than IAttention"
+    if precision == "fp32":
+        return "IAttention fuses in half precision only"
+    size = head_size(graph, node)
+    if size % HEADS_BY:
+        return f"IAttention has no kernel for heads of {size}, which is no multiple of {HEADS_BY}"
+    return None
+
+
+def plugin_refusal(place: Place, graph: Graph, node: Node, precision: str) -> str | None:
+    """Why a fused op cannot be a plugin, or None where it can."""
+    if node.op not in PLUGINS:
+        return "bertc has no kernel for it" if node.op != "qkv_projection" else "its product is best left to TensorRT"
+    if not place.features.ahead_of_time_plugins:
+        return "this TensorRT embeds no kernels in engines"
+    if place.architecture < OLDEST:
+        return f"kernels are compiled from sm_{OLDEST} on, and this GPU is sm_{place.architecture}"
+    return PLUGINS[node.op](place, graph, node, precision)
+
+
+def head_size(graph: Graph, node: Node) -> int:
+    return int(graph.type_of(node.values[0]).shape[-1])
+
+
+def _attention(place: Place, graph: Graph, node: Node, precision: str) -> str | None:
+    size = head_size(graph, node)
+    if size not in KERNEL_HEADS:
+        return f"the kernel is for heads of {', '.join(map(str, KERNEL_HEADS))}, not {size}"
+    if graph.producer(node.values[3]).op != "padding_mask":
+        return "the kernel takes lengths, and this mask is another"
+    return None
+
+
+def _no_refusal(place: Place, graph: Graph, node: Node, precision: str) -> str | None:
+    return None
+
+
+PLUGINS: dict[str, Refusal] = {
+    "attention": _attention,
+    "bias_gelu": _no_refusal,
+    "bias_gelu_tanh": _no_refusal,
+    "embed_norm": _no_refusal,
+    "skip_norm": _no_refusal,
+    "untyped_embed_norm": _no_refusal,
+}
+"""The fused ops that have a plugin, each with why not on this node."""
+
+AUTOMATIC = ("attention",)
+"""Those that `auto` makes plugins where no layer computes them."""

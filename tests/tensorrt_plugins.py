@@ -1,0 +1,157 @@
+"""What TensorRT asks a plugin written with `tensorrt.plugin`, in its order, and the expressions it answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+OPERATIONS = {
+    "SUM": lambda x, y: x + y,
+    "SUB": lambda x, y: x - y,
+    "PROD": lambda x, y: x * y,
+    "CEIL_DIV": lambda x, y: -(-x // y),
+    "FLOOR_DIV": lambda x, y: x // y,
+    "MAX": max,
+    "MIN": min,
+}
+
+
+def expression(module: Any, **state: Any) -> Any:
+    made = object.__new__(module.IDimensionExpr)
+    object.__setattr__(made, "_state", state)
+    return made
+
+
+def value_of(expression: Any, shapes: Sequence[Sequence[int]]) -> int:
+    """An expression with the sizes of the inputs put in."""
+    state = expression._state
+    if state["value"] is not None:
+        return state["value"]
+    if "size_of" in state:
+        place, axis = state["size_of"]
+        return shapes[place][axis]
+    operation, x, y = state["operation"]
+    return OPERATIONS[operation](value_of(x, shapes), value_of(y, shapes))
+
+
+def plugin_registry(module: Any) -> Any:
+    registry = object.__new__(module.IPluginRegistry)
+    object.__setattr__(registry, "_state", module.registry)
+    return registry
+
+
+def build_plugin(module: Any, layer: dict[str, Any], profiles: Sequence[Any]) -> None:
+    """Configure a plugin for every profile and take its kernel: `layer["kernel"]` has the name, the code, the launch
+    parameters and the further arguments, as expressions of the inputs' sizes."""
+    plugin, inputs, outputs = layer["plugin"], layer["inputs"], layer["outputs"]
+    descriptions = [_described(module, tensor) for tensor in (*inputs, *outputs)]
+    combinations = plugin.get_supported_format_combinations(descriptions, len(inputs))
+    assert len(combinations) % len(descriptions) == 0
+    wanted = [(description.desc.type, description.desc.format) for description in descriptions]
+    offered = [(combination.type, combination.format) for combination in combinations]
+    rows = [offered[start : start + len(wanted)] for start in range(0, len(offered), len(wanted))]
+    assert wanted in rows, f"{layer['name']} offers no combination for its own types"
+    plugin.configure_plugin(descriptions[: len(inputs)], descriptions[len(inputs) :])
+    layer["tactic"] = next(iter(plugin.get_valid_tactics()), 0)
+    plugin.set_tactic(layer["tactic"])
+    parameters, arguments = module.KernelLaunchParams.__new__(module.KernelLaunchParams), SymbolicArguments()
+    object.__setattr__(parameters, "_state", {})
+    builder = module.IExprBuilder()
+    plugin.get_launch_params(layer["expressions"], descriptions, len(inputs), parameters, arguments, builder)
+    plain = [description.desc for description in descriptions]
+    name, code = plugin.get_kernel(plain[: len(inputs)], plain[len(inputs) :])
+    launch = {field: value.expr for field, value in parameters._state.items()}
+    layer["kernel"] = {"name": name, "code": code, "launch": launch, "arguments": arguments.expressions}
+
+
+class SymbolicArguments:
+    """ISymExprs, which Python reads by index."""
+
+    def __init__(self) -> None:
+        self.expressions: list[Any] = []
+
+    nbSymExprs = property(  # noqa: N815  TensorRT's own name
+        lambda self: len(self.expressions), lambda self, count: setattr(self, "expressions", [None] * count)
+    )
+
+    def __setitem__(self, index: int, argument: Any) -> None:
+        assert argument.dtype.name == "INT32"
+        self.expressions[index] = argument.expr
+
+
+def _described(module: Any, tensor: Any) -> Any:
+    dynamic, plain = module.DynamicPluginTensorDesc(), module.PluginTensorDesc()
+    plain.dims, plain.type, plain.format, plain.scale = tensor.shape, tensor.dtype, module.TensorFormat.LINEAR, 1.0
+    dynamic.desc, dynamic.min, dynamic.opt, dynamic.max = plain, tensor.shape, tensor.shape, tensor.shape
+    return dynamic
+
+
+class IExprBuilder:
+    def constant(self, arg0):
+        return expression(self._double, value=arg0)
+
+    def operation(self, arg0, arg1, arg2):
+        known = arg1._state["value"] is not None and arg2._state["value"] is not None
+        value = OPERATIONS[arg0.name](arg1._state["value"], arg2._state["value"]) if known else None
+        return expression(self._double, value=value, operation=(arg0.name, arg1, arg2))
+
+
+class IDimensionExpr:
+    def is_constant(self):
+        return self._state["value"] is not None
+
+    def get_constant_value(self):
+        return self._state["value"]
+
+
+class DimsExprs:
+    def __init__(self, arg0=()):
+        self._state["sizes"] = list(arg0) if isinstance(arg0, Sequence) else [None] * arg0
+
+    def __len__(self):
+        return len(self._state["sizes"])
+
+    def __getitem__(self, index):
+        return self._state["sizes"][index]
+
+    def __iter__(self):
+        return iter(self._state["sizes"])
+
+    def __setitem__(self, index, size):
+        self._state["sizes"][index] = size
+
+
+class PluginField:
+    def __init__(self, name="", data=None, type=None):
+        array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.asarray(data)
+        self._state |= {"name": name, "data": array, "type": type}
+
+
+class PluginFieldCollection:
+    def __init__(self, arg0=()):
+        self._state["fields"] = list(arg0)
+
+    def __iter__(self):
+        return iter(self._state["fields"])
+
+    def __len__(self):
+        return len(self._state["fields"])
+
+
+class IPluginRegistry:
+    def register_creator(self, creator, plugin_namespace=""):
+        key = (creator.name, plugin_namespace)
+        assert key not in self._state, f"{key} is registered twice"
+        self._state[key] = creator
+        return True
+
+    def get_creator(self, type, version, plugin_namespace=""):
+        return self._state[type, plugin_namespace]
+
+
+PLUGIN_RECORDERS: Mapping[str, Any] = {
+    owner.__name__: owner
+    for owner in (IExprBuilder, IDimensionExpr, DimsExprs, PluginField, PluginFieldCollection, IPluginRegistry)
+}

@@ -78,13 +78,18 @@ def candidates(rule: Rule, graph: Graph) -> tuple[Node, ...]:
 
 def find(rule: Rule, graph: Graph, root: Node) -> Match | None:
     """The match of the rule at a node that computes its first returned value."""
-    found = _Matcher(rule, graph).match(root)
+    found = attempt(rule, graph, root)
     return found if isinstance(found, Match) else None
+
+
+def attempt(rule: Rule, graph: Graph, root: Node) -> Match | Miss:
+    """The match of the rule at a node, or how near it comes to one and why it is none."""
+    return _Matcher(rule, graph).match(root)
 
 
 def explain(rule: Rule, graph: Graph) -> tuple[list[Match], Miss | None]:
     """All matches of a rule as the graph stands, and the nearest miss with its reason."""
-    outcomes = [_Matcher(rule, graph).match(node) for node in candidates(rule, graph)]
+    outcomes = [attempt(rule, graph, node) for node in candidates(rule, graph)]
     matches = [outcome for outcome in outcomes if isinstance(outcome, Match)]
     misses = [outcome for outcome in outcomes if isinstance(outcome, Miss)]
     return matches, max(misses, key=lambda miss: miss.fitting, default=None)

@@ -1,0 +1,1 @@
+"""Graphs as pictures: what is drawn, repeated layers folded, boxes placed in rows."""

@@ -100,10 +100,10 @@ def check_leaks(folder: Path) -> dict[str, int]:
 
 
 def check_kernels() -> str:
-    """The cases of tests/test_kernels.py, compiled and on this GPU; pytest's last line."""
-    tests = Path(__file__).parent.parent / "tests" / "test_kernels.py"
+    """The cases of tests/test_kernels*.py, compiled and on this GPU; pytest's last line."""
+    tests = map(str, sorted((Path(__file__).parent.parent / "tests").glob("test_kernels*.py")))
     environment = {**os.environ, "BERTC_TEST_DEVICE": "cuda"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "-o", "addopts="]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-o", "addopts="]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(result.stdout[-3000:] + result.stderr[-2000:])

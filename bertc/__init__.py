@@ -6,6 +6,7 @@
     bertc.build(spec, Path("out/minilm"), "onnx", weights=Path("all-MiniLM-L6-v2"))
     engine = bertc.open("out/minilm")
     hidden = engine.run({"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
+    vectors = engine.embed(["a sentence", "another"])
 
 Nothing heavy is imported before it is used.
 """
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
     from bertc.compiler import build, compile, stages, targets
     from bertc.engine import Engine, open
     from bertc.errors import BertcError
+    from bertc.extensions import extend, graph_pass
     from bertc.spec import load_spec as load
 
-__all__ = ["BertcError", "Engine", "build", "compile", "load", "open", "stages", "targets"]
+__all__ = ["BertcError", "Engine", "build", "compile", "extend", "graph_pass", "load", "open", "stages", "targets"]
 
 _HOMES = {
     "BertcError": ("bertc.errors", "BertcError"),
     "Engine": ("bertc.engine", "Engine"),
     "build": ("bertc.compiler", "build"),
     "compile": ("bertc.compiler", "compile"),
+    "extend": ("bertc.extensions", "extend"),
+    "graph_pass": ("bertc.extensions", "graph_pass"),
     "load": ("bertc.spec", "load_spec"),
     "open": ("bertc.engine", "open"),
     "stages": ("bertc.compiler", "stages"),

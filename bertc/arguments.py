@@ -11,14 +11,43 @@ from typing import NoReturn
 from bertc.errors import USAGE, did_you_mean
 from bertc.version import VERSION
 
-TARGET_FLAGS = {"arch": ("rtx", "cuda"), "portable": ("onnx",), "provider": ("onnx",)}
+BUILDER_FLAGS = (
+    "workspace",
+    "optimization_level",
+    "timing_cache",
+    "refit",
+    "strip_weights",
+    "version_compatible",
+    "weight_streaming",
+    "sparse_weights",
+    "layer_information",
+)
+"""What one may choose about TensorRT's builder."""
+
+TARGET_FLAGS = {
+    "arch": ("rtx", "cuda"),
+    "portable": ("onnx",),
+    "provider": ("onnx",),
+    **dict.fromkeys(("plugins", *BUILDER_FLAGS), ("tensorrt",)),
+}
 """The flags that some targets alone understand."""
+
+FORMATS = ("text", "dot", "json", "svg", "model-explorer", "model-explorer-data")
+"""In which `inspect` prints a graph."""
 
 PASSES = "comma-separated: `default`, names of passes, files of rules"
 
 DESCRIPTION = f"""Compile a transformer encoder into an inference engine.
 
 Every flag may also stand in the environment: --target as BERTC_TARGET. See `bertc VERB --help`. Version {VERSION}."""
+
+
+VIEW = """
+
+    bertc view bert-large
+    bertc view bert-large --against megatron-345m
+    bertc view bert-base --without fuse_attention --against bert-base
+    bertc view out/minilm --profile profile.json --no-open -o minilm.html"""
 
 
 BENCH = """
@@ -28,6 +57,21 @@ pairs that saw the same machine. The first run and the time to open are told apa
 
     bertc bench out/minilm-onnx --batch 1,8 --seq 128 --against torch,onnxruntime --plot latency.svg
     bertc bench out/large-cuda --batch 256 --seq 384 --lengths squad --against torch --price 3.2"""
+
+
+EVAL = """
+
+    bertc eval out/squad squad dev-v2.0.json --output-folder answers --min-f1 80"""
+
+
+NEW = """
+
+    bertc new fusion deep_norm
+    bertc check deep_norm.net --extensions deep_norm.py
+    python -m pytest test_deep_norm.py
+    bertc build SPEC --extensions deep_norm.py --passes ./deep_norm.net,default
+
+docs/tutorial.md goes on from there."""
 
 
 RUN = """
@@ -94,6 +138,7 @@ def make_parser() -> Parser:
     build.add_argument("--portable", action="store_true", help="onnx: standard operators only")
     build.add_argument("--provider", choices=("cpu", "gpu"), help="onnx: where ONNX Runtime is to run it; cpu")
     build.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    _add_builder(build)
     _add_trtexec(build)
 
     run = verb("run", "run a bundle on texts, by a task, or on arrays", RUN)
@@ -115,32 +160,60 @@ def make_parser() -> Parser:
         "--passes", nargs="?", const="", help=f"{PASSES}; alone: a table of all passes and their times"
     )
     inspect.add_argument("--after", metavar="PASS", help="the graph as it stands after this pass")
-    inspect.add_argument("--format", choices=("text", "dot", "json"), default="text", help="of the graph; text")
+    inspect.add_argument("--format", choices=FORMATS, default="text", help="of the graph; text")
+
+    view = verb("view", "write a page that shows a network after each pass, and open it", VIEW)
+    _add_spec(view, "a shipped name, a .yaml file, a Hugging Face directory, or a bundle")
+    view.add_argument("--passes", help=PASSES)
+    view.add_argument("--against", metavar="SPEC|BUNDLE", help="another beside it, as its own file says")
+    view.add_argument("--profile", type=Path, metavar="FILE.json", help="times of ops: of trtexec or ONNX Runtime")
+    view.add_argument("--weights", type=Path, help="a checkpoint: shows the names and types that it has")
+    view.add_argument("--histograms", action="store_true", help="of the values of --weights, or of the spec's own")
+    view.add_argument(
+        "-o", "--output", type=Path, metavar="FILE.html", help="written anew; out/NAME.html when left out"
+    )
+    view.add_argument("--no-open", action="store_true", help="do not open it in the browser")
 
     explain = verb("explain", "say where a pass fires, and the nearest miss; or what an error code means")
     explain.add_argument("spec", help="a spec, or an error code such as B0103")
     explain.add_argument("pass_name", metavar="PASS", nargs="?")
+    explain.add_argument("--target", help="with expand_unhosted: how this target computes each fused op, and why")
+    explain.add_argument("--precision", help="fp32, fp16 or bf16")
+    _add_plugins(explain)
 
     check = verb("check", "prove rules (a .net file), or every pass on a spec, against the reference")
     check.add_argument("subject", metavar="RULES.net|SPEC")
 
+    new = verb("new", "write a fusion or a family of your own that works, to be changed from there", NEW)
+    new.add_argument("kind", choices=("fusion", "family"))
+    new.add_argument("name", metavar="NAME", help="small letters, digits and _")
+    new.add_argument("-o", "--output", type=Path, default=Path(), metavar="FOLDER", help="where; here when left out")
+
     bench = verb("bench", "measure a bundle: latency and throughput, alone or beside other engines", BENCH)
     _add_bench(bench)
+
+    evaluate = verb("eval", "score a bundle on a data set: SQuAD", EVAL)
+    evaluate.add_argument("bundle", metavar="BUNDLE", type=Path)
+    _add_data_sets(evaluate)
 
     doctor = verb("doctor", "say which targets work on this machine")
 
     completion = verb("completion", "print a script that completes verbs and flags in a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
 
-    for added in (build, run, bench, weights, inspect, explain, check, doctor):
+    for added in (build, bench, inspect, view, explain, check):
+        added.add_argument("--extensions", metavar="FILE,FILE", help="Python files of ops and passes, which are run")
+    for added in (build, run, bench, weights, inspect, view, explain, check, new, doctor):
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         added.read_environment(os.environ)
     return parser
 
 
-def _add_spec(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", help="a shipped name, a .yaml file, or a Hugging Face directory")
-    parser.add_argument("--target", help="onnx, rtx or cuda")
+def _add_spec(
+    parser: argparse.ArgumentParser, what: str = "a shipped name, a .yaml file, or a Hugging Face directory"
+) -> None:
+    parser.add_argument("spec", help=what)
+    parser.add_argument("--target", help="onnx, rtx, tensorrt or cuda")
     parser.add_argument("--precision", help="fp32, fp16 or bf16")
     parser.add_argument("--without", help="comma-separated names of passes to leave out")
     parser.add_argument(
@@ -151,12 +224,65 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_plugins(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugins",
+        metavar="auto|all|none|NAME,...",
+        help="tensorrt: fused ops that are plugins; the spec's, else auto",
+    )
+
+
+def _add_builder(parser: argparse.ArgumentParser) -> None:
+    """TensorRT's builder. Flags that a spelling of trtexec's differs from have that too, unshown."""
+    _add_plugins(parser)
+    add, hidden = parser.add_argument, argparse.SUPPRESS
+    add("--workspace", type=_count, metavar="MIB", help="tensorrt: memory that a layer may use while it runs")
+    add("--optimization-level", type=_level, metavar="0-5", help="tensorrt: 0 builds fast, 5 searches longest")
+    add("--timing-cache", type=Path, metavar="DIR", help="tensorrt: measurements of earlier builds are kept there")
+    add("--refit", action="store_true", help="tensorrt: the engine's weights can be replaced")
+    add("--strip-weights", action="store_true", help="tensorrt: a plan without weights, which refitting brings")
+    add("--version-compatible", action="store_true", help="tensorrt: later versions of TensorRT load it too")
+    add("--weight-streaming", action="store_true", help="tensorrt: weights may stay in the host's memory")
+    add("--sparse-weights", action="store_true", help="tensorrt: use that two in four weights are zero, where they are")
+    add(
+        "--layer-information",
+        action="store_true",
+        help="tensorrt: write layers.json, as trtexec --exportLayerInfo does",
+    )
+    for flag, name in TRTEXEC_SWITCHES.items():
+        add(flag, dest=name, action="store_true", help=hidden, default=hidden)
+    add("--builderOptimizationLevel", dest="optimization_level", type=_level, help=hidden, default=hidden)
+    add("--memPoolSize", dest="workspace", type=_workspace, help=hidden, default=hidden)
+
+
+TRTEXEC_SWITCHES = {
+    "--stripWeights": "strip_weights",
+    "--versionCompatible": "version_compatible",
+    "--allowWeightStreaming": "weight_streaming",
+}
+"""trtexec's flags that take no value -> bertc's."""
+
+
+def _level(text: str) -> int:
+    if text not in tuple("012345"):
+        raise argparse.ArgumentTypeError(f"expected a level from 0 to 5, but `{text}` was found")
+    return int(text)
+
+
+def _workspace(text: str) -> int:
+    """trtexec's `workspace:2048`, in MiB."""
+    pool, _, size = text.partition(":")
+    if pool != "workspace":
+        raise argparse.ArgumentTypeError(f"expected `workspace:MIB`, but `{text}` was found")
+    return _count(size)
+
+
 def _add_qkv_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qkv-layout", help="3NH, NH3 or N3H: how Megatron's query_key_value lies in the checkpoint")
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=int, default=0, metavar="N", help="the number of the GPU; 0")
+def _add_device(parser: argparse.ArgumentParser, default: int | str = 0) -> None:
+    parser.add_argument("--device", type=int, default=default, metavar="N", help="the number of the GPU; 0")
 
 
 def _add_tasks(run: argparse.ArgumentParser) -> None:
@@ -165,6 +291,7 @@ def _add_tasks(run: argparse.ArgumentParser) -> None:
     def task(name: str, help: str) -> Parser:
         added = tasks.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
         added.set_defaults(parser=added)
+        _add_device(added, argparse.SUPPRESS)  # which leaves what stands before the task
         form = added.add_mutually_exclusive_group()
         form.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document")
         form.add_argument("--json-lines", action="store_true", help="a JSON document a line, as the answers come")
@@ -188,13 +315,43 @@ def _add_tasks(run: argparse.ArgumentParser) -> None:
     ask = task("ask", "the answers that a passage has to a question")
     ask.add_argument("--passage", required=True, metavar="FILE|TEXT", help="of any length; it is read in windows")
     ask.add_argument("--question", help="questions are read from standard input when left out")
-    ask.add_argument("--window", type=_count, default=384, metavar="N", help="tokens that are read at once; 384")
-    ask.add_argument("--stride", type=_count, default=128, metavar="N", help="tokens from window to window; 128")
-    ask.add_argument("--longest-question", type=_count, default=64, metavar="N", help="in tokens; the rest is cut; 64")
-    ask.add_argument("--longest-answer", type=_count, default=30, metavar="N", help="in tokens; 30")
+    _add_reading(ask)
     for added, usual in ((fill, 5), (ask, 1)):
         added.add_argument("--best", type=_count, default=usual, metavar="N", help=f"how many; {usual}")
     for added in (embed, classify, tokens, fill, ask):
+        added.read_environment(os.environ)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--window", type=_count, default=384, metavar="N", help="tokens that are read at once; 384")
+    parser.add_argument("--stride", type=_count, default=128, metavar="N", help="tokens from window to window; 128")
+    parser.add_argument(
+        "--longest-question", type=_count, default=64, metavar="N", help="in tokens; the rest is cut; 64"
+    )
+    parser.add_argument("--longest-answer", type=_count, default=30, metavar="N", help="in tokens; 30")
+
+
+def _add_data_sets(parser: argparse.ArgumentParser) -> None:
+    data_sets = parser.add_subparsers(required=True, dest="data_set", metavar="DATA_SET", parser_class=Parser)
+
+    def data_set(name: str, help: str) -> Parser:
+        added = data_sets.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
+        added.set_defaults(parser=added)
+        return added
+
+    squad = data_set("squad", "exact match and F1 of the answers to SQuAD's questions, version 1.1 or 2.0")
+    squad.add_argument("file", metavar="FILE.json", type=Path, help="such as dev-v1.1.json or dev-v2.0.json")
+    _add_reading(squad)
+    squad.add_argument(
+        "--null-threshold", type=float, default=0.0, metavar="X", help="2.0: odds above which there is no answer; 0"
+    )
+    squad.add_argument(
+        "--output-folder", type=Path, metavar="FOLDER", help="for predictions.json, nbest.json and null_odds.json"
+    )
+    squad.add_argument("--min-f1", type=_amount, metavar="PERCENT", help="less is exit code 1")
+    for added in (squad,):
+        _add_device(added)
+        added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         added.read_environment(os.environ)
 
 

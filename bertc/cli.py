@@ -5,17 +5,18 @@ Results go to standard output, everything else to standard error; exit codes are
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bertc.arguments import TARGET_FLAGS, make_parser
+from bertc.arguments import BUILDER_FLAGS, TARGET_FLAGS, make_parser
 from bertc.errors import CHECK_SAID_NO, CODES, OUR_BUG, BertcError, did_you_mean, error
 from bertc.output import document
 from bertc.version import VERSION
@@ -33,6 +34,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         options.parser.refuse(unknown[0])
     try:
+        _extend(options)
         return VERBS[options.verb](options)
     except BertcError as problem:
         print(problem, file=sys.stderr)
@@ -51,6 +53,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return OUR_BUG
 
 
+def _extend(options: Namespace) -> None:
+    """Run the Python files that the command line names, and no others."""
+    if getattr(options, "extensions", None):
+        from bertc.extensions import extend
+
+        for path in options.extensions.split(","):
+            extend(path)
+
+
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     """Leave as on Ctrl-C, so that what is half written is taken away."""
     raise KeyboardInterrupt
@@ -65,7 +76,7 @@ def _load(options: Namespace) -> Any:
 
     typed = {name: value for name, value in vars(options).items() if value}
     given: dict[str, Any] = {name: typed[name] for name in ("precision", "target", "qkv_layout") if name in typed}
-    given |= {name: tuple(typed[name].split(",")) for name in ("passes", "without") if name in typed}
+    given |= {name: tuple(typed[name].split(",")) for name in ("plugins", "passes", "without") if name in typed}
     profiles = [parse_shapes(text) for text in typed.get("shapes", ())]
     trtexec = [getattr(options, name, None) for name in ("minShapes", "optShapes", "maxShapes")]
     if any(trtexec):
@@ -99,13 +110,19 @@ def _build(options: Namespace) -> int:
 
 def _target_options(options: Namespace, target: str) -> dict[str, Any]:
     """What is chosen for some targets alone."""
-    given = {name: getattr(options, name) for name in TARGET_FLAGS if getattr(options, name)}
+    typed = {name: getattr(options, name) for name in TARGET_FLAGS}
+    given = {name: value for name, value in typed.items() if value is not None and value is not False}
     for name in given:
         if target not in TARGET_FLAGS[name]:
-            message = f"`--{name}` is for target {' or '.join(TARGET_FLAGS[name])}, but the target is {target}"
+            flag = name.replace("_", "-")
+            message = f"`--{flag}` is for target {' or '.join(TARGET_FLAGS[name])}, but the target is {target}"
             raise error("B0001", message, None, f"leave it out, or say `--target {TARGET_FLAGS[name][0]}`")
-    architectures = given.pop("arch", None)
-    return {"hosting": given, "architectures": architectures.split(",") if architectures else None}
+    architectures = given.get("arch")
+    return {
+        "hosting": {name: given[name] for name in ("portable", "provider") if name in given},
+        "architectures": architectures.split(",") if architectures else None,
+        "builder": {name: given[name] for name in BUILDER_FLAGS if name in given},
+    }
 
 
 Progress = Callable[[str, int, int], None]
@@ -137,7 +154,7 @@ def _row(stage: Any) -> str:
 
 def _inspect(options: Namespace) -> int:
     from bertc.compiler import stages
-    from bertc.exports import to_dot, to_json
+    from bertc.exports import TEXTS, to_json
 
     found = list(stages(_load(options), options.target))
     if options.passes == "":
@@ -149,7 +166,7 @@ def _inspect(options: Namespace) -> int:
     graph = found[names.index(name)].graph
     if options.json or options.format == "json":
         return document("graph", after=name, **to_json(graph))
-    print(to_dot(graph) if options.format == "dot" else graph.to_text(), end="")
+    print(TEXTS[options.format](graph), end="")
     return 0
 
 
@@ -160,6 +177,35 @@ def _print_passes(stages: Sequence[Any], as_json: bool) -> int:
         ]
         return document("passes", passes=rows)
     print("\n".join(map(_row, stages)))
+    return 0
+
+
+def _view(options: Namespace) -> int:
+    import webbrowser
+
+    from bertc.spec import load_spec
+    from bertc.viewer import Subject, bundle_subject, is_bundle, spec_subject, view
+
+    def other(argument: str) -> Subject:
+        return bundle_subject(Path(argument)) if is_bundle(argument) else spec_subject(load_spec(argument))
+
+    if is_bundle(options.spec):
+        subjects = [bundle_subject(Path(options.spec))]
+    else:
+        spec = _load(options)
+        weights = options.weights or (spec.weights if options.histograms else None)
+        if options.histograms and weights is None:
+            raise error("B0502", f"spec `{spec.name}` names no weights", None, "give `--weights PATH`")
+        subjects = [spec_subject(spec, options.target, weights)]
+    subjects += [other(options.against)] if options.against else []
+    output = options.output or Path("out") / f"{subjects[0].name}.html"
+    text = view(subjects, options.profile, histograms=options.histograms)
+    _write(output, text)
+    if not options.no_open:
+        webbrowser.open(output.resolve().as_uri())
+    if options.json:
+        return document("view", page=str(output), bytes=len(text.encode()))
+    print(output)
     return 0
 
 
@@ -175,7 +221,23 @@ def _explain(options: Namespace) -> int:
         return 0
     if options.pass_name is None:
         raise error("B0001", "a spec needs the name of a pass to explain", None, "bertc explain SPEC PASS")
+    if options.pass_name == "expand_unhosted":
+        return _explain_hosting(options)
     return _explain_pass(options.spec, options.pass_name, options.json)
+
+
+def _explain_hosting(options: Namespace) -> int:
+    from bertc.compiler import default_target, explain_hosting
+
+    spec = _load(options)
+    target = spec.target or default_target()
+    found = explain_hosting(spec, target)
+    if options.json:
+        return document("hosting", target=target, ops=found)
+    for row in found:
+        why = f": {row['why']}" if row["why"] else ""
+        print(f"{row['op']}: {len(row['nodes'])} {row['how']}{why}")
+    return 0
 
 
 def _explain_pass(argument: str, name: str, as_json: bool) -> int:
@@ -215,6 +277,16 @@ def _verdict(verdict: Any) -> dict[str, Any]:
     return found | {"place": str(verdict.fault.span) if verdict.fault.span else None, "help": verdict.fault.help}
 
 
+def _new(options: Namespace) -> int:
+    from bertc.new import new
+
+    written = [str(path) for path in new(options.kind, options.name, options.output)]
+    if options.json:
+        return document("new", files=written)
+    print("\n".join(written))
+    return 0
+
+
 # ------------------------------------------------------------------------------------------------------------- engines
 
 
@@ -237,6 +309,39 @@ def _run(options: Namespace) -> int:
     for name, array in outputs.items():
         print(f"{name} {array.dtype} {list(array.shape)}")
     return 0
+
+
+def _eval(options: Namespace) -> int:
+    from bertc.engine import open
+    from bertc.evaluation.squad import evaluate_squad
+    from bertc.evaluation.squad_file import read_squad
+    from bertc.text.answers import Reading
+
+    squad = read_squad(options.file)
+    reading = Reading(options.window, options.stride, options.longest_question, options.longest_answer)
+    with open(options.bundle, device=options.device) as engine, _progress() as (progress, _):
+        found = evaluate_squad(engine.text, squad, reading, options.null_threshold, progress)
+    if options.output_folder is not None:
+        _write_json(options.output_folder / "predictions.json", found.predictions)
+        _write_json(options.output_folder / "nbest.json", found.nbest)
+        if squad.has_unanswerable:
+            _write_json(options.output_folder / "null_odds.json", found.null_odds)
+    _print_scores("eval-squad", found.scores, options.json)
+    if options.min_f1 is not None and found.scores["f1"] < options.min_f1:
+        raise error("B0908", f"expected an F1 of at least {options.min_f1}, but it is {found.scores['f1']:.2f}")
+    return 0
+
+
+def _print_scores(schema: str, scores: Mapping[str, float], as_json: bool) -> None:
+    if as_json:
+        document(schema, scores=scores)
+        return
+    for name, score in scores.items():
+        print(f"{name:20} {score if isinstance(score, int) else format(score, '.4f')}")
+
+
+def _write_json(path: Path, content: object) -> None:
+    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _bench(options: Namespace) -> int:
@@ -274,6 +379,7 @@ def _bench(options: Namespace) -> int:
 
 def _write(path: Path, text: str) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     except OSError as problem:
         message = f"`{path}` cannot be written: {problem.strerror}"
@@ -333,10 +439,13 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "build": _build,
     "run": _run,
     "bench": _bench,
+    "eval": _eval,
     "weights": _weights,
     "inspect": _inspect,
+    "view": _view,
     "explain": _explain,
     "check": _check,
+    "new": _new,
     "doctor": _doctor,
     "completion": _completion,
 }

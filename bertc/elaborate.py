@@ -37,7 +37,7 @@ from bertc.notation import (
 )
 from bertc.ops import Op, unify
 from bertc.parser import parse, read
-from bertc.plugins import OPS
+from bertc.plugins import OPS, unknown_op
 from bertc.spec import Slot, Spec
 from bertc.types import ELEMENTS, Dim, Shape, Type, is_tuple, shape_text
 
@@ -221,7 +221,7 @@ class Elaborator:
             return _compute(tree, arguments)
         if tree.name not in OPS:
             known = {*OPS, *self.blocks, *self.slots, "sqrt"}
-            raise error("B0103", f"`{tree.name}` is no op and no block", tree.span, did_you_mean(tree.name, known))
+            raise error("B0103", f"`{tree.name}` is no op and no block", tree.span, unknown_op(tree.name, known))
         return self._op(tree, OPS[tree.name], arguments, keywords, frame, hint, hints)
 
     def _op(
@@ -264,7 +264,7 @@ class Elaborator:
         if name not in op.attributes:
             raise error("B0105", f"{op.name} has no attribute `{name}`", tree.span, did_you_mean(name, op.attributes))
         kind = op.attributes[name].annotation
-        expected, convert = _ATTRIBUTE_KINDS[kind]
+        expected, convert = ATTRIBUTE_KINDS[kind]
         value = convert(meaning)
         if value is None:
             raise error("B0105", f"`{name}` of {op.name} is {expected}, but {_describe(meaning)} was given", tree.span)
@@ -539,7 +539,7 @@ def _sizes(meaning: Meaning) -> Any:
     return meaning if is_tuple(meaning) and all(isinstance(item, int | str) for item in meaning) else None
 
 
-_ATTRIBUTE_KINDS: dict[str, tuple[str, Callable[[Meaning], Any]]] = {
+ATTRIBUTE_KINDS: dict[str, tuple[str, Callable[[Meaning], Any]]] = {
     "float": ("a number", lambda m: float(m) if isinstance(m, int | float) else None),
     "int": ("a whole number", lambda m: m if isinstance(m, int | str) else None),
     "str": ("an element type", lambda m: m if m in ELEMENTS else None),

@@ -95,7 +95,7 @@ CODES = {
             "B0203",
             BAD_INPUT,
             "unknown key",
-            "Every key of a spec has a meaning; docs/spec.md lists them all. An unknown one is an error, since a misspelt key would otherwise be a silent default.",
+            "Every key of a spec has a meaning; docs/reference/spec.md lists them all. An unknown one is an error, since a misspelt key would otherwise be a silent default.",
         ),
         Code(
             "B0204",
@@ -149,7 +149,7 @@ CODES = {
             "B0212",
             USAGE,
             "wrong value on the command line",
-            "Flags that stand for a field of the spec are checked as the field is; docs/spec.md lists what each may be.",
+            "Flags that stand for a field of the spec are checked as the field is; docs/reference/spec.md lists what each may be.",
         ),
         Code(
             "B0501",
@@ -180,7 +180,7 @@ CODES = {
             "B0514",
             UNSUPPORTED,
             "no kernel for an op",
-            "The cuda target runs what its kernels compute: fused ops, products with weights, and what stands behind a product. The message names the op and the line it came from.",
+            "The cuda target runs what its kernels compute: fused ops, products with weights, and what stands behind a product. TensorRT's plugins have some of those kernels. The message names the op and the line it came from.",
         ),
         Code(
             "B0601",
@@ -245,6 +245,12 @@ CODES = {
             "A peer computes the same as the bundle only with the same weights; their hash is in the bundle's manifest.",
         ),
         Code(
+            "B0803",
+            BAD_INPUT,
+            "profile does not fit",
+            "`bertc view --profile` takes what trtexec's --exportProfile or ONNX Runtime's profiling wrote: JSON with times by layer, whose names are those of the graph.",
+        ),
+        Code(
             "B0901",
             BAD_INPUT,
             "text cannot be used",
@@ -281,6 +287,18 @@ CODES = {
             "sentence-transformers' modules.json says what follows the encoder; bertc has pooling by mean, maximum or first token, and normalisation.",
         ),
         Code(
+            "B0907",
+            BAD_INPUT,
+            "data set cannot be used",
+            "`bertc eval` takes SQuAD's JSON files, and GLUE's tables with the columns they are published with. docs/text.md says which keys and columns are read.",
+        ),
+        Code(
+            "B0908",
+            CHECK_SAID_NO,
+            "not good enough",
+            "`--min-f1` and `--atol` say what is good enough; what was measured is printed before.",
+        ),
+        Code(
             "B0301",
             BAD_INPUT,
             "rule cannot be used",
@@ -297,6 +315,18 @@ CODES = {
             BAD_INPUT,
             "cannot be packed",
             "pack_sequences knows the packed form of fused ops and of everything that takes rows as they come. An op that tells batch from sequence has to be fused before.",
+        ),
+        Code(
+            "B0304",
+            BAD_INPUT,
+            "extension cannot be used",
+            "An extension is a Python file, or a module of an installed package, that declares ops with `@op` or passes with `@graph_pass` under names that are free. docs/tutorial.md writes one.",
+        ),
+        Code(
+            "B0305",
+            USAGE,
+            "extension not allowed",
+            "A spec may come from anyone, and an extension is code that would run as you. So a spec only says which it needs, and whoever builds it names the same files once more with `--extensions`.",
         ),
         Code(
             "B0401",

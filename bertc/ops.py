@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from inspect import Parameter, getdoc, signature
+from inspect import Parameter, formatannotation, getdoc, signature
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,8 @@ class Op:
     @cached_property
     def attributes(self) -> dict[str, Parameter]:
         parameters = signature(self.reference).parameters.values()
-        return {p.name: p for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
+        named = {p.name: p for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
+        return {name: p.replace(annotation=_as_written(p.annotation)) for name, p in named.items()}
 
     @cached_property
     def operand_names(self) -> tuple[str, ...]:
@@ -79,6 +80,16 @@ class Op:
     @property
     def variadic(self) -> bool:
         return any(p.kind is Parameter.VAR_POSITIONAL for p in signature(self.reference).parameters.values())
+
+    def has_signature_of(self, other: Op) -> bool:
+        """Whether one can be written for the other: operands, results and names of attributes are the same."""
+        mine = (self.operands, self.results, self.shapes, self.attributes.keys())
+        return mine == (other.operands, other.results, other.shapes, other.attributes.keys())
+
+
+def _as_written(annotation: Any) -> str:
+    """`float`, whether or not the module that declares the op postpones its annotations."""
+    return annotation if isinstance(annotation, str) else formatannotation(annotation)
 
 
 def op(

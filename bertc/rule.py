@@ -16,8 +16,8 @@ from functools import cached_property
 from bertc import notation
 from bertc.errors import BertcError, Span, did_you_mean, error
 from bertc.graph import Operand
-from bertc.notation import Body, Call, Expression, Name, Number, Parameter, RuleTree, TypeDim, names_in
-from bertc.plugins import OPS
+from bertc.notation import Body, Call, Expression, Name, Number, Parameter, RuleTree, Star, TypeDim, names_in
+from bertc.plugins import OPS, unknown_op
 from bertc.types import ELEMENTS
 
 
@@ -47,7 +47,9 @@ class Rule:
         if len(tree.left.returns.items) != len(tree.right.returns.items):
             counts = f"{len(tree.left.returns.items)}, but the right side {len(tree.right.returns.items)}"
             raise error("B0301", f"rule `{tree.name}`: the left side returns {counts}", tree.right.returns.span)
+        _refuse_varying_weights(rule)
         _refuse_uncomputed(rule)
+        _refuse_unread(rule)
         _refuse_unbound(rule)
         return rule
 
@@ -104,7 +106,7 @@ class Rule:
 def _flatten(tree: Call, results: tuple[str, ...], nodes: list[PatternNode]) -> str:
     """Append the ops of a call, each after its operands, and give the name of its first result."""
     if tree.name not in OPS:
-        raise error("B0103", f"`{tree.name}` is no op", tree.span, did_you_mean(tree.name, OPS))
+        raise error("B0103", f"`{tree.name}` is no op", tree.span, unknown_op(tree.name))
     op = OPS[tree.name]
     count = len(tree.arguments) if op.variadic else len(op.operands)
     inputs = tuple(_operand(argument, nodes) for argument in tree.arguments[:count])
@@ -129,6 +131,18 @@ def _operand(tree: Expression, nodes: list[PatternNode]) -> Operand:
             raise error("B0301", f"{notation.to_text(tree)} cannot be an operand in a rule", tree.span)
 
 
+def _refuse_varying_weights(rule: Rule) -> None:
+    """No weight has the leading sizes of a value: the batch is among them, which the engine learns when it runs."""
+    starred = {p.name: p for p in rule.parameters if p.type is not None and Star() in (p.type.dims or ())}
+    value = next((name for name, p in starred.items() if p.type and p.type.kind != "weight"), None)
+    for name, parameter in starred.items():
+        if value is not None and parameter.type is not None and parameter.type.kind == "weight":
+            fault = f"`{name}` is a weight, but has the leading sizes `*` of `{value}`, and the batch is one of them"
+            free = notation.to_text(replace(parameter.type, kind="value"))
+            help = f"write `{name}: {free}` if it is computed when the engine runs, else the weight's own sizes"
+            raise error("B0301", f"rule `{rule.name}`: {fault}", parameter.span, help)
+
+
 def _refuse_uncomputed(rule: Rule) -> None:
     """Every operand of the left side, and all it returns, is a parameter or the result of an op above."""
     known = set(rule.types)
@@ -143,13 +157,27 @@ def _refuse_uncomputed(rule: Rule) -> None:
             raise _unbound(rule, text, "is returned, but nothing computes it", item.value.span, known)
 
 
+def _refuse_unread(rule: Rule) -> None:
+    """Everything that the left side computes is returned, or leads to what is."""
+    read = {operand for node in rule.pattern for operand in node.inputs} | set(rule.returned)
+    for node in rule.pattern:
+        if not read.intersection(node.results):
+            name = node.results[0]
+            message = f"rule `{rule.name}`: `{name}` is computed on the left side, but nothing there reads it"
+            raise error("B0301", message, node.span, f"return `{name}` on both sides, or take its line out")
+
+
 def _refuse_unbound(rule: Rule) -> None:
     """Every name of the right side has a meaning from the left one, or from a line above."""
     known = rule.bound_names()
+    inner = {name for node in rule.pattern for name in node.results}
     assigned = ((assign.value, assign.targets) for assign in rule.right.assigns)
     returned = ((item.value, ()) for item in rule.right.returns.items)
     for tree, targets in (*assigned, *returned):
         for name in names_in(tree):
+            if name.path in inner - known:
+                message = f"rule `{rule.name}`: `{name.path}` is computed on the left side, and gone on the right one"
+                raise error("B0301", message, name.span, f"compute `{name.path}` on the right side as well")
             if name.path not in known and name.path not in ELEMENTS:
                 raise _unbound(rule, name.path, "is not bound on the left side", name.span, known)
         known.update(targets)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from bertc.elaborate import Elaborator, Frame, Value
-from bertc.errors import BertcError, error
-from bertc.graph import INPUT, WEIGHT, Graph
+from bertc.errors import BertcError, Diagnostic, error
+from bertc.graph import INPUT, WEIGHT, Graph, Node
 from bertc.notation import Body, Parameter, Star, names_in
 from bertc.plugins import OPS
 from bertc.reference import evaluate
@@ -64,7 +65,8 @@ def answers(graph: Graph, seed: int) -> list[Any]:
         ids = not node.types[0].is_float
         values[node.key] = generator.integers(0, 2, shape) if ids else generator.standard_normal(shape)
     weights = {node.key: _Given(values[node.key]) for node in graph.weights}
-    return list(evaluate(graph, values, weights).values())
+    with np.errstate(all="ignore"):  # random values may lie where a function has none: NaN differs from everything
+        return list(evaluate(graph, values, weights).values())
 
 
 def _known(shape: Shape) -> tuple[int, ...]:
@@ -124,6 +126,30 @@ def _fitting_numbers(rule: Rule, trial: int) -> Mapping[str, float]:
     return numbers
 
 
+def equal_sizes(rule: Rule) -> tuple[tuple[str, str], Diagnostic] | None:
+    """Two sizes that must be the same number for the left side to type, though they have two names, and what is wrong
+    where they are not; None where every size is free or follows from others by arithmetic."""
+    numbers = _fitting_numbers(rule, 0)
+    named = dict.fromkeys(name.path for dim in rule.dims for name in names_in(dim))
+    for first, second in combinations(named, 2):
+        if numbers[first] != numbers[second]:
+            continue
+        other = next(size for size in TRIED if size not in numbers.values())
+        apart = _reason(rule, {**numbers, first: other}), _reason(rule, {**numbers, second: other})
+        if all(apart) and _reason(rule, {**numbers, first: other, second: other}) is None and apart[0]:
+            return (first, second), apart[0]
+    return None
+
+
+def _reason(rule: Rule, numbers: Mapping[str, float]) -> Diagnostic | None:
+    """Why the left side does not type with these numbers, or None where it does."""
+    try:
+        _elaborated(rule, rule.left, numbers, 0, Graph())
+    except BertcError as problem:
+        return problem.diagnostics[0]
+    return None
+
+
 def _reach(rule: Rule, numbers: Mapping[str, float], trial: int) -> float:
     """How many nodes of the left side type before one does not; infinity when all do."""
     graph = Graph()
@@ -167,3 +193,39 @@ def _draw(rule: Rule, name: str, trial: int, low: int, high: int) -> int:
 
 def _kind(parameter: Parameter) -> str:
     return parameter.type.kind if parameter.type else "value"
+
+
+def near_misses(graph: Graph) -> Iterator[tuple[str, Graph]]:
+    """The left side with one thing wrong: another op of the same signature, swapped operands, another attribute."""
+    for node in computed(graph):
+        op = OPS[node.op]
+        for other in OPS.values():
+            if other is not op and op.has_signature_of(other):
+                yield f"{other.name} for {op.name}", _with(graph, node, replace(node, op=other.name))
+        if len(node.inputs) == 2 and not op.commutative:
+            yield f"the operands of {op.name} swapped", _with(graph, node, replace(node, inputs=node.inputs[::-1]))
+        for name, value in node.attributes:
+            if isinstance(value, float | int):
+                changed = tuple(sorted({**dict(node.attributes), name: value + 1}.items()))
+                yield f"another {name} of {op.name}", _with(graph, node, replace(node, attributes=changed))
+
+
+def _with(graph: Graph, old: Node, new: Node) -> Graph:
+    """The graph with one node changed; unchanged where that does not type."""
+    changed = Graph()
+    try:
+        for node in graph:
+            if node.op in (INPUT, WEIGHT):
+                changed.insert(node)
+            else:
+                made = new if node == old else node
+                changed.add(made.op, made.inputs, made.attributes, made.results)
+    except BertcError:
+        return graph
+    changed.outputs = dict(graph.outputs)
+    return changed
+
+
+def computed(graph: Graph) -> list[Node]:
+    """The nodes that are ops."""
+    return [node for node in graph if node.op not in (INPUT, WEIGHT)]

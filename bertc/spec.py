@@ -59,12 +59,14 @@ class Spec:
     local_rotary_base: float | None
     network: Mapping[str, Slot]
     blocks: tuple[Path, ...]
+    extensions: tuple[Path, ...]
     shapes: tuple[Profile, ...]
     precision: str
     weights: Path | None
     family: str
     qkv_layout: QkvLayout | None
     target: str | None
+    plugins: tuple[str, ...]
     passes: tuple[str, ...]
     without: tuple[str, ...]
     input_names: str
@@ -184,12 +186,14 @@ def _resolved(reading: Reading, name: str, argument: str) -> Spec:
         local_rotary_base=values.get("local_rotary_base"),
         network=MappingProxyType({slot: _slot(value, sizes) for slot, value in slots.items()}),
         blocks=tuple(place_of(reading, f"blocks.{index}") for index in range(len(values["blocks"]))),
+        extensions=tuple(place_of(reading, f"extensions.{index}") for index in range(len(values["extensions"]))),
         shapes=profiles_of(reading) or (default_profile(positions),),
         precision=values["precision"],
         weights=_weights(reading),
         family=values["family"],
         qkv_layout=values.get("qkv_layout"),
         target=values.get("target"),
+        plugins=values["plugins"],
         passes=_passes(reading),
         without=values["without"],
         input_names=values["input_names"],
@@ -234,6 +238,7 @@ def override(
     precision: str | None = None,
     target: str | None = None,
     weights: str | None = None,
+    plugins: Sequence[str] | None = None,
     passes: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
     shapes: Sequence[Profile] | None = None,
@@ -249,6 +254,7 @@ def override(
         "target": target,
         "weights": weights,
         "qkv_layout": qkv_layout,
+        "plugins": plugins,
         "passes": passes,
         "without": without,
     }
@@ -305,9 +311,11 @@ def spec_hash(spec: Spec) -> str:
         "local_rotary_base": spec.local_rotary_base,
         "network": {name: astuple(slot) for name, slot in spec.network.items()},
         "blocks": [_file_hash(path) for path in spec.blocks],
+        "extensions": [_file_hash(path) for path in spec.extensions],
         "shapes": [[astuple(profile.batch), astuple(profile.seq)] for profile in spec.shapes],
         "precision": spec.precision,
         "target": spec.target,
+        "plugins": spec.plugins,
         "passes": [_file_hash(Path(name)) if name.endswith(".net") else name for name in spec.passes],
         "without": spec.without,
         "input_names": spec.input_names,

@@ -101,6 +101,9 @@ def describe(kind: Kind) -> str:
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 TARGETS = ("tensorrt", "rtx", "onnx", "cuda", "reference")
+PLUGINS = ("attention", "bias_gelu", "bias_gelu_tanh", "embed_norm", "skip_norm", "untyped_embed_norm")
+"""The fused ops that TensorRT can be given as plugins."""
+
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
 FAMILIES = (
     "bert",
@@ -216,6 +219,12 @@ SPEC = Section(
             default=(),
         ),
         Field(
+            "extensions",
+            Items(Text("the path of a .py file", r"[^\x00-\x1f]+\.py"), 0, 64, "a list of paths"),
+            "Python files of ops and passes; they are run only when `--extensions` names them too",
+            default=(),
+        ),
+        Field(
             "shapes",
             Items(PROFILE, 1, 16, "a mapping of `batch` and `seq`, or a list of such", or_one=True),
             "what the engine is built for, a profile each; batch [1, 8, 32] and seq [1, 128, 512] when left out, "
@@ -230,6 +239,12 @@ SPEC = Section(
             "how Megatron's query_key_value lies in the checkpoint (N heads of size H); by its version when left out",
         ),
         Field("target", Choice(TARGETS), "the engine to build for; the best that the machine has when left out"),
+        Field(
+            "plugins",
+            Items(Choice(("auto", "all", "none", *PLUGINS)), 1, 16, "`auto`, `all`, `none` or fused ops", or_one=True),
+            "target tensorrt: fused ops that are plugins; `auto` takes one where TensorRT has no layer",
+            default=("auto",),
+        ),
         Field("passes", Items(_PASS, 0, 64, "a list of passes"), "the pipeline", default=("default",)),
         Field(
             "without",

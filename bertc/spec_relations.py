@@ -110,7 +110,7 @@ def _shape_problems(reading: Reading) -> Iterator[Diagnostic]:
 
 def _file_problems(reading: Reading) -> Iterator[Diagnostic]:
     for path, value in reading.values.items():
-        if path.startswith(("blocks.", "passes.")) and value.endswith(".net"):
+        if path.startswith(("blocks.", "passes.", "extensions.")) and value.endswith((".net", ".py")):
             place = place_of(reading, path)
             if not os.path.isfile(place):
                 message = f"expected a file at `{shown(str(place))}`, but there is none"

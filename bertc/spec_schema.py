@@ -1,7 +1,6 @@
-"""The table of a spec's fields as a JSON Schema, for editors, and as Markdown, for people.
+"""The table of a spec's fields as a JSON Schema, for editors, and as Markdown, for docs/reference.
 
-python -m bertc.spec_schema json > bertc/specs/schema.json
-python -m bertc.spec_schema markdown       the table in docs/spec.md
+python -m bertc.spec_schema > bertc/specs/schema.json
 """
 
 from __future__ import annotations
@@ -84,4 +83,4 @@ def _default(declared: Field) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write({"json": schema_text, "markdown": table_text}[sys.argv[1]]())
+    sys.stdout.write(schema_text())

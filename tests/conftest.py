@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 
 import bertc
+from bertc import extensions
 from bertc.elaborate import elaborate
 from bertc.engine import Engine
 from bertc.errors import Source
 from bertc.graph import Graph
+from bertc.passes import FUNCTIONS
+from bertc.plugins import PLUGINS
 from bertc.spec import Spec, parse_spec
 from bertc.weights_io import Tensor, random_weights
 
@@ -32,6 +37,25 @@ def small_spec(base: str = "bert-base", **fields: str) -> Spec:
 
 def weights_of(graph: Graph, seed: int = 0) -> dict[str, Tensor]:
     return random_weights({node.key: tuple(map(int, node.types[0].shape)) for node in graph.weights}, seed)
+
+
+@contextmanager
+def forgetting() -> Generator[None]:
+    """The extensions that are taken in meanwhile are gone after it, as at the end of a process."""
+    before = {id(table): dict(table) for table in (PLUGINS, FUNCTIONS)}
+    yield
+    for table in (PLUGINS, FUNCTIONS):
+        for name in table.keys() - before[id(table)].keys():
+            del table[name]
+    for name in [name for name in sys.modules if name.startswith(f"{extensions.HOME}.")]:
+        del sys.modules[name]
+    extensions.extend_installed.cache_clear()
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    with forgetting():
+        yield
 
 
 @pytest.fixture(scope="session")

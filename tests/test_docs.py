@@ -12,6 +12,7 @@ from difflib import ndiff
 from pathlib import Path
 
 import pytest
+from documents import DOCUMENTS, Block, Runner, blocks
 
 import bertc
 from bertc.errors import Source
@@ -24,13 +25,14 @@ START, END = "<!-- dumps -->\n", "<!-- end of dumps -->\n"
 def dumps() -> Iterator[str]:
     """What changes at each stage, a section each; the elaborated graph stands whole."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    (spec,) = re.findall(r"^    base: .*\n    sizes: .*\n", text, re.MULTILINE)
+    (spec,) = re.findall(r"^base: .*\nsizes: .*\n", text, re.MULTILINE)
     before: list[str] = []
-    for stage in bertc.stages(parse_spec(Source("one-layer.yaml", spec.replace("    ", ""))), "onnx"):
+    for stage in bertc.stages(parse_spec(Source("one-layer.yaml", spec)), "onnx"):
         after = stage.graph.to_text().splitlines()
         changed = [line for line in ndiff(before, after) if line[0] in "+-"] if before else after
+        fence = "diff" if before else "net"
         before = after
-        what = "\n".join(f"    {line}" for line in changed) if changed else "Nothing to do here."
+        what = "\n".join([f"```{fence}", *changed, "```"]) if changed else "Nothing to do here."
         yield f"### {stage.name}\n\n{what}\n\n"
 
 
@@ -45,11 +47,34 @@ def test_architecture_shows_every_stage() -> None:
     assert path.read_text("utf-8") == expected
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/bench.md"])
-def test_examples_run(document: str, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_does_what_it_says(
+    document: str, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("all-MiniLM-L6-v2").symlink_to(minilm)
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text("utf-8"), re.DOTALL)
-    assert examples
-    for example in examples:
-        exec(compile(example, document, "exec"), {})
+    runner = Runner()
+    for block in blocks(document):
+        runner.do(block)
+
+
+WRONG = {
+    "bertc inspect bert-bse --passes": ("sh", "ended with 2"),
+    "# needs a GPU\nbertc build bert-base --targte cuda": ("sh", "is no argument"),
+    "# needs time\nmake nothing": ("sh", "make nothing"),
+    "# needs time\npip install bertc[nothing]": ("sh", "nothing"),
+    "rm -rf out": ("sh", "do not use"),
+    "print(1 / 0)": ("python", "ZeroDivisionError"),
+    "not printed": ("text", "is not what was printed"),
+    "x": ("cobol", "no language"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG.items(), ids=WRONG)
+def test_a_block_that_is_wrong_fails(
+    text: str, expected: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    language, said = expected
+    with pytest.raises(AssertionError, match=said):
+        Runner().do(Block(language, f"{text}\n", 1))

@@ -517,10 +517,12 @@ CHANGED: dict[str, Any] = {
     "rotary_base": 1000.0,
     "local_rotary_base": 1000.0,
     "network": {**DEFAULT_NETWORK, "encoder": Slot("post_norm", 3)},
-    "blocks": "a.net",
+    "blocks": (Path("a.net"),),
+    "extensions": (Path("a.net"),),
     "shapes": (Profile(Range(1, 8, 32), Range(1, 32, 31)),),
     "precision": "fp16",
     "target": "rtx",
+    "plugins": ("all",),
     "passes": ("default", "a.net"),
     "without": ("fuse_attention",),
     "input_names": "demobert",
@@ -532,8 +534,7 @@ CHANGED: dict[str, Any] = {
 def test_every_field_counts_in_the_hash(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.net", "")
-    value = (Path("a.net"),) if name == "blocks" else CHANGED[name]
-    assert spec_hash(replace(spec(TINY), **{name: value})) != spec_hash(spec(TINY))
+    assert spec_hash(replace(spec(TINY), **{name: CHANGED[name]})) != spec_hash(spec(TINY))
 
 
 @pytest.mark.parametrize("field", ["blocks", "passes"])

@@ -24,9 +24,10 @@ class JsonError(ValueError):
     """Why a text is refused, as the end of a sentence that starts with its name."""
 
 
-def parse_json(text: bytes) -> Json:
-    """The value of a JSON text. Raises JsonError also for duplicate keys, NaN, lone surrogates and excess."""
-    _check_limits(text)
+def parse_json(text: bytes, punctuation: int = MAX_PUNCTUATION) -> Json:
+    """The value of a JSON text. Raises JsonError also for duplicate keys, NaN, lone surrogates and excess; more than
+    so much `punctuation` is that."""
+    _check_limits(text, punctuation)
     try:
         return json.loads(
             text.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_constant
@@ -37,9 +38,9 @@ def parse_json(text: bytes) -> Json:
         raise JsonError(f"is not JSON: {problem.msg.lower()} at character {problem.pos}") from None
 
 
-def _check_limits(text: bytes) -> None:
-    if sum(text.count(mark) for mark in b'",:[]{}') > MAX_PUNCTUATION:
-        raise JsonError(f"has more than {MAX_PUNCTUATION} quotes, commas, colons and brackets")
+def _check_limits(text: bytes, punctuation: int) -> None:
+    if sum(text.count(mark) for mark in b'",:[]{}') > punctuation:
+        raise JsonError(f"has more than {punctuation} quotes, commas, colons and brackets")
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(text):
         mark = text[token.start()]

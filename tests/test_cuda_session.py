@@ -25,7 +25,7 @@ from bertc.errors import BertcError
 from bertc.reference import evaluate
 from bertc.spec import Spec
 from bertc.targets import Runtime
-from bertc.targets.cuda import _write_weights
+from bertc.targets.cuda import _architecture_here, _write_weights, why_not_here
 from bertc.targets.cuda import session as session_module
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering
@@ -245,6 +245,9 @@ class Driver:
     """Two GPUs, as far as a device asks the driver for them; what is not here gives nothing and succeeds."""
 
     CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=9, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=0
+    )
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
 
     def __init__(self) -> None:
@@ -264,6 +267,9 @@ class Driver:
 
     def cuDeviceGet(self, number: int) -> tuple[int, int]:
         return 0, number
+
+    def cuDeviceGetAttribute(self, attribute: int, device: int) -> tuple[int, int]:
+        return 0, attribute
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, str]:
         return 0, f"context {device}"
@@ -312,6 +318,17 @@ def test_devices_are_apart(driver: Driver) -> None:
     assert ("cuStreamDestroy", "stream of context 1") not in driver.calls
     other.unpin(theirs)
     assert driver.pinned == {}
+
+
+@pytest.mark.parametrize(("ask", "answer"), [(why_not_here, None), (_architecture_here, "sm_90")])
+def test_asking_for_a_gpu_keeps_none(
+    driver: Driver, ask: Callable[[], str | None], answer: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertc.targets.cuda.find_spec", lambda name: name)
+    assert ask() == answer
+    names = [name for name, *_ in driver.calls]
+    assert ("cuStreamDestroy", "stream of context 0") in driver.calls
+    assert names.count("cuDevicePrimaryCtxRelease") == 1
 
 
 @pytest.mark.parametrize("number", [2, -1])

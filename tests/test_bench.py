@@ -392,7 +392,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "no such lengths": (["--lengths", "sqaud"], 3, "lengths cannot be read from `sqaud`"),
     "no such device": (["--device", "1"], 4, "there is no device 1"),
     "no such spec": (["--spec", "bert-bas"], 2, "did you mean `bert-base`?"),
-    "no such folder": (["--plot", "nowhere/x.svg", *QUICK], 3, "`nowhere/x.svg` cannot be written"),
+    "no folder": (["--plot", "/dev/null/x.svg", *QUICK], 3, "`/dev/null/x.svg` cannot be written"),
 }
 
 

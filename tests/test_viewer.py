@@ -70,7 +70,8 @@ def unfed(browser: Chromium) -> list[str]:
     """Boxes that no line leads to, of those that read something."""
     return browser.evaluate(
         """(() => {
-            const ends = [...document.querySelectorAll('.line')].map(line => line.getPointAtLength(line.getTotalLength()));
+            const lines = [...document.querySelectorAll('.line')];
+            const ends = lines.map(line => line.getPointAtLength(line.getTotalLength()));
             return [...document.querySelectorAll('.node')].filter(node => !node.matches('.input')).filter(node => {
                 const [x, y] = node.getAttribute('transform').match(/-?[0-9.]+/g).map(Number);
                 const middle = x + Number(node.querySelector('.box').getAttribute('width')) / 2;

@@ -32,6 +32,8 @@ TARGET_FLAGS = {
 }
 """The flags that some targets alone understand."""
 
+GLUE_TASKS = ("cola", "sst-2", "mrpc", "qqp", "sts-b", "mnli", "qnli", "rte", "wnli")
+
 FORMATS = ("text", "dot", "json", "svg", "model-explorer", "model-explorer-data")
 """In which `inspect` prints a graph."""
 
@@ -61,7 +63,14 @@ pairs that saw the same machine. The first run and the time to open are told apa
 
 EVAL = """
 
-    bertc eval out/squad squad dev-v2.0.json --output-folder answers --min-f1 80"""
+    bertc eval out/squad squad dev-v2.0.json --output-folder answers --min-f1 80
+    bertc eval out/entails glue mnli dev_matched.tsv --labels entailment,neutral,contradiction"""
+
+
+COMPARE = """
+
+    bertc compare out/minilm-fp16 out/minilm --atol 1e-2
+    bertc compare out/minilm transformers:all-MiniLM-L6-v2 "a text" "another" --json"""
 
 
 NEW = """
@@ -192,9 +201,18 @@ def make_parser() -> Parser:
     bench = verb("bench", "measure a bundle: latency and throughput, alone or beside other engines", BENCH)
     _add_bench(bench)
 
-    evaluate = verb("eval", "score a bundle on a data set: SQuAD", EVAL)
+    evaluate = verb("eval", "score a bundle on a data set: SQuAD, or a task of GLUE", EVAL)
     evaluate.add_argument("bundle", metavar="BUNDLE", type=Path)
     _add_data_sets(evaluate)
+
+    compare = verb("compare", "run two bundles on the same sequences, and say how far apart their outputs are", COMPARE)
+    compare.add_argument("bundle", metavar="BUNDLE", type=Path)
+    compare.add_argument("other", metavar="BUNDLE|transformers:DIR", help="a bundle, or what transformers makes of DIR")
+    compare.add_argument("texts", metavar="TEXT", nargs="*", help="cut to the bundle's length; random ids without any")
+    compare.add_argument("--sequences", type=_count, default=32, metavar="N", help="of random ids; 32")
+    compare.add_argument("--seed", type=int, default=0, help="of random ids and their lengths; 0")
+    compare.add_argument("--atol", type=_amount, metavar="X", help="an output further apart anywhere is exit code 1")
+    _add_device(compare)
 
     doctor = verb("doctor", "say which targets work on this machine")
 
@@ -203,7 +221,7 @@ def make_parser() -> Parser:
 
     for added in (build, bench, inspect, view, explain, check):
         added.add_argument("--extensions", metavar="FILE,FILE", help="Python files of ops and passes, which are run")
-    for added in (build, run, bench, weights, inspect, view, explain, check, new, doctor):
+    for added in (build, run, bench, compare, weights, inspect, view, explain, check, new, doctor):
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         added.read_environment(os.environ)
     return parser
@@ -349,7 +367,13 @@ def _add_data_sets(parser: argparse.ArgumentParser) -> None:
         "--output-folder", type=Path, metavar="FOLDER", help="for predictions.json, nbest.json and null_odds.json"
     )
     squad.add_argument("--min-f1", type=_amount, metavar="PERCENT", help="less is exit code 1")
-    for added in (squad,):
+    glue = data_set("glue", "the metrics of a task of GLUE: accuracy, F1, Matthews, Pearson and Spearman")
+    glue.add_argument("task", metavar="TASK", choices=GLUE_TASKS, help=", ".join(GLUE_TASKS))
+    glue.add_argument("file", metavar="FILE.tsv", type=Path, help="the task's dev.tsv")
+    glue.add_argument(
+        "--labels", metavar="NAME,NAME", help="what the network's labels mean, in its order, where it does not say"
+    )
+    for added in (squad, glue):
         _add_device(added)
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         added.read_environment(os.environ)

@@ -5,20 +5,18 @@ Results go to standard output, everything else to standard error; exit codes are
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from bertc.arguments import BUILDER_FLAGS, TARGET_FLAGS, make_parser
 from bertc.errors import CHECK_SAID_NO, CODES, OUR_BUG, BertcError, did_you_mean, error
-from bertc.output import document
+from bertc.output import document, progress_bars, write_text
 from bertc.version import VERSION
 
 
@@ -54,11 +52,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _extend(options: Namespace) -> None:
-    """Run the Python files that the command line names, and no others."""
-    if getattr(options, "extensions", None):
-        from bertc.extensions import extend
+    """Take in what is installed, and run the Python files that the command line names, and no others."""
+    if "extensions" not in options:
+        return
+    from bertc.extensions import extend, extend_installed
 
-        for path in options.extensions.split(","):
+    extend_installed()
+    for path in (options.extensions or "").split(","):
+        if path:
             extend(path)
 
 
@@ -90,7 +91,7 @@ def _build(options: Namespace) -> int:
     spec = _load(options)
     target = spec.target or default_target()
     output = options.output or Path("out") / f"{spec.name}-{target}"
-    with _progress() as (progress, say):
+    with progress_bars() as (progress, say):
         bundle = build(
             spec,
             output,
@@ -123,29 +124,6 @@ def _target_options(options: Namespace, target: str) -> dict[str, Any]:
         "architectures": architectures.split(",") if architectures else None,
         "builder": {name: given[name] for name in BUILDER_FLAGS if name in given},
     }
-
-
-Progress = Callable[[str, int, int], None]
-
-
-@contextmanager
-def _progress() -> Generator[tuple[Progress | None, Callable[[str], None]]]:
-    """A bar for what takes long, on a terminal only, and a way to print a line beside it."""
-    if not sys.stderr.isatty() or os.environ.get("CI") or os.environ.get("TERM") == "dumb":
-        yield None, lambda text: print(text, file=sys.stderr)
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    with Bars(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=of)
-            bars.update(tasks[what], completed=done, total=of)
-
-        yield progress, lambda text: bars.console.print(text, highlight=False, markup=False)
 
 
 def _row(stage: Any) -> str:
@@ -200,7 +178,7 @@ def _view(options: Namespace) -> int:
     subjects += [other(options.against)] if options.against else []
     output = options.output or Path("out") / f"{subjects[0].name}.html"
     text = view(subjects, options.profile, histograms=options.histograms)
-    _write(output, text)
+    write_text(output, text)
     if not options.no_open:
         webbrowser.open(output.resolve().as_uri())
     if options.json:
@@ -312,36 +290,15 @@ def _run(options: Namespace) -> int:
 
 
 def _eval(options: Namespace) -> int:
-    from bertc.engine import open
-    from bertc.evaluation.squad import evaluate_squad
-    from bertc.evaluation.squad_file import read_squad
-    from bertc.text.answers import Reading
+    from bertc.scores import run_eval
 
-    squad = read_squad(options.file)
-    reading = Reading(options.window, options.stride, options.longest_question, options.longest_answer)
-    with open(options.bundle, device=options.device) as engine, _progress() as (progress, _):
-        found = evaluate_squad(engine.text, squad, reading, options.null_threshold, progress)
-    if options.output_folder is not None:
-        _write_json(options.output_folder / "predictions.json", found.predictions)
-        _write_json(options.output_folder / "nbest.json", found.nbest)
-        if squad.has_unanswerable:
-            _write_json(options.output_folder / "null_odds.json", found.null_odds)
-    _print_scores("eval-squad", found.scores, options.json)
-    if options.min_f1 is not None and found.scores["f1"] < options.min_f1:
-        raise error("B0908", f"expected an F1 of at least {options.min_f1}, but it is {found.scores['f1']:.2f}")
-    return 0
+    return run_eval(options)
 
 
-def _print_scores(schema: str, scores: Mapping[str, float], as_json: bool) -> None:
-    if as_json:
-        document(schema, scores=scores)
-        return
-    for name, score in scores.items():
-        print(f"{name:20} {score if isinstance(score, int) else format(score, '.4f')}")
+def _compare(options: Namespace) -> int:
+    from bertc.scores import run_compare
 
-
-def _write_json(path: Path, content: object) -> None:
-    _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return run_compare(options)
 
 
 def _bench(options: Namespace) -> int:
@@ -354,7 +311,7 @@ def _bench(options: Namespace) -> int:
 
     if options.weights and not options.spec:
         options.parser.error("--weights needs --spec")
-    with _progress() as (progress, _):
+    with progress_bars() as (progress, _):
         report = bench(
             options.bundle,
             batch_sizes=options.batch,
@@ -370,20 +327,13 @@ def _bench(options: Namespace) -> int:
             progress=progress,
         )
     if options.plot:
-        _write(options.plot, picture(f"{report.spec}, {report.precision}: median latency, ms", picture_lines(report)))
+        write_text(
+            options.plot, picture(f"{report.spec}, {report.precision}: median latency, ms", picture_lines(report))
+        )
     if options.json:
         return document("bench", **asdict(report))
     print(to_text(report), end="")
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    except OSError as problem:
-        message = f"`{path}` cannot be written: {problem.strerror}"
-        raise error("B0605", message, None, "is the folder there, and may you write in it?") from None
 
 
 def _weights(options: Namespace) -> int:
@@ -440,6 +390,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "run": _run,
     "bench": _bench,
     "eval": _eval,
+    "compare": _compare,
     "weights": _weights,
     "inspect": _inspect,
     "view": _view,

@@ -299,6 +299,12 @@ CODES = {
             "`--min-f1` and `--atol` say what is good enough; what was measured is printed before.",
         ),
         Code(
+            "B0909",
+            BAD_INPUT,
+            "networks cannot be compared",
+            "`bertc compare` runs both on the same sequences, and compares the outputs that have one name and one shape.",
+        ),
+        Code(
             "B0301",
             BAD_INPUT,
             "rule cannot be used",

@@ -128,14 +128,20 @@ def test_a_spec_alone_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("ran").exists()
 
 
-def test_an_op_without_a_kernel_is_its_definition(folder: Path) -> None:
-    write("mine.net", "rule fuse(x: [*, n]):\n    relu(x) * relu(x)\n=>\n    squared_relu(x)\n")
-    write("mine.py", OP.replace("doubled_sum", "squared_relu"))
-    write("mine.py", Path("mine.py").read_text().replace("[*, n], [n]", "[*, n]").replace(", bias: Array", ""))
-    bertc.extend("mine.py")
+def test_an_op_without_a_kernel_is_its_definition() -> None:
+    write("mine.net", RULE.replace("(x + bias) * 2", "relu(x + bias)"))
+    bertc.extend(write("mine.py", OP))
     spec = small_spec(activation="relu", passes="[./mine.net, default]")
-    for target in ("onnx", "cuda"):
-        assert not [node for node in bertc.compile(spec, target) if node.op == "squared_relu"]
+    assert sum(node.op == "doubled_sum" for node in bertc.compile(spec)) == 2
+    for target in ("onnx", "cuda", "rtx"):
+        graph = bertc.compile(spec, target)
+        assert not [node for node in graph if node.op == "doubled_sum"]
+        assert sum(node.op == "relu" for node in graph) == 2
+
+
+def test_what_a_file_imports_is_not_its_own() -> None:
+    bertc.extend(write("mine.py", "from bertc.plugins.skip_norm import skip_norm\n" + OP))
+    assert OPS["doubled_sum"].name == "doubled_sum"
 
 
 def test_an_installed_package_is_taken_in_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ FLOW = (
         "evaluation",
         "viewer",
     ),
-    *("__init__", "arguments", "output", "tasks", "cli", "__main__"),
+    *("__init__", "arguments", "output", "tasks", "scores", "cli", "__main__"),
 )
 
 HOMES = {
@@ -58,8 +58,9 @@ HOMES = {
     "tensorrt": {"targets.tensorrt.__init__", "targets.tensorrt.registration"},
     "triton": {"targets.cuda.compile_kernels", *(f"kernels.{path.stem}" for path in PACKAGE.glob("kernels/*.py"))},
     "cuda": {"targets.cuda.driver"},
-    "torch": {f"bench.{name}" for name in ("torch_ops", "torch_network", "torch_peer", "onnxruntime_peer")},
-    "transformers": {"bench.onnxruntime_peer"},
+    "torch": {f"bench.{name}" for name in ("torch_ops", "torch_network", "torch_peer", "onnxruntime_peer")}
+    | {"evaluation.transformers_network"},
+    "transformers": {"bench.onnxruntime_peer", "evaluation.transformers_network"},
     "tokenizers": {"text.tokenizer_json"},
     "safetensors": set[str](),
 }

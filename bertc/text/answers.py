@@ -53,21 +53,84 @@ def ask(model: TextModel, question: str, passage: str, *, best: int = 1, reading
     gives no starts and ends.
     """
     model.require("ask")
-    asked = replace(model, name_of="the question".format).pieces([question])[0][: reading.longest_question]
+    asked = replace(model, name_of="the question".format).pieces([question])[0]
     context = replace(model, name_of="the passage".format).pieces([passage])[0]
-    room = room_of(model.tokenizer.pair, min(reading.window, model.longest)) - len(asked)
+    ((found, _),) = find_answers(model, [Asked("the question", asked, context, passage)], reading)
+    scores = probabilities(found)
+    return [Answer(one.text, score, one.start, one.end) for one, score in list(zip(found, scores, strict=True))[:best]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question to a passage, both cut into tokens."""
+
+    name: str
+    """What the question is called in errors."""
+    question: Pieces
+    context: Pieces
+    passage: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A span of a passage; that there is no answer is a candidate without text."""
+
+    text: str
+    start: int
+    end: int
+    start_logit: float
+    end_logit: float
+
+    @property
+    def score(self) -> float:
+        return self.start_logit + self.end_logit
+
+
+def probabilities(candidates: Sequence[Candidate]) -> list[float]:
+    """Of each among them all."""
+    return softmax(np.array([one.score for one in candidates])).tolist() if candidates else []
+
+
+def find_answers(model: TextModel, asked: Sequence[Asked], reading: Reading) -> list[tuple[list[Candidate], Candidate]]:
+    """For each question its best candidates, the highest score first, no two of one text; and that there is no answer.
+
+    Questions are read together. Raises B0904 where the engine has no room for one and its passage.
+    """
+    parts = [_parts(model, one, reading) for one in asked]
+    homes = [_homes(windows) for windows in parts]
+    places = [(index, window) for index, windows in enumerate(parts) for window in range(len(windows))]
+    sequences = [
+        framed(
+            model.tokenizer.pair,
+            asked[index].question[: reading.longest_question],
+            asked[index].context[parts[index][window].start : parts[index][window].stop],
+        )
+        for index, window in places
+    ]
+    spans: list[dict[int, list[_Span]]] = [{} for _ in asked]
+    nulls: list[list[_Span]] = [[] for _ in asked]
+    for place, results in model.run(sequences):
+        index, window = places[place]
+        starts, ends = results["start_logits"], results["end_logits"]
+        found = _spans(starts, ends, _places(sequences[place], parts[index][window]), reading)
+        spans[index][window] = [span for span in found if homes[index][span.first] == window]
+        nulls[index].append(_Span(float(starts[0]), float(ends[0]), 0, 0))
+    return [
+        (
+            _candidates([span for window in sorted(windows) for span in windows[window]], one, reading.candidates),
+            _no_answer(null),
+        )
+        for one, windows, null in zip(asked, spans, nulls, strict=True)
+    ]
+
+
+def _parts(model: TextModel, asked: Asked, reading: Reading) -> list[range]:
+    question = min(len(asked.question), reading.longest_question)
+    room = room_of(model.tokenizer.pair, min(reading.window, model.longest)) - question
     if room < 1:
-        message = f"expected room for the passage, but the question takes all of the {model.longest} tokens there are"
+        message = f"expected room for the passage, but {asked.name} takes all of the {model.longest} tokens there are"
         raise error("B0904", message, None, "ask less, or build with larger `shapes`")
-    parts = windows(len(context), room, reading.stride)
-    sequences = [framed(model.tokenizer.pair, asked, context[part.start : part.stop]) for part in parts]
-    spans: list[list[_Span]] = [[] for _ in parts]
-    homes = _homes(parts)
-    for index, results in model.run(sequences):
-        places = _places(sequences[index], parts[index])
-        found = _spans(results["start_logits"], results["end_logits"], places, reading)
-        spans[index] = [span for span in found if homes[span.first] == index]
-    return _answers([span for window in spans for span in window], context, passage, reading.candidates)[:best]
+    return windows(len(asked.context), room, reading.stride)
 
 
 def windows(tokens: int, room: int, stride: int) -> list[range]:
@@ -81,9 +144,14 @@ def windows(tokens: int, room: int, stride: int) -> list[range]:
 class _Span:
     """Of the tokens of a passage, the last one included."""
 
-    score: float
+    start_logit: float
+    end_logit: float
     first: int
     last: int
+
+    @property
+    def score(self) -> float:
+        return self.start_logit + self.end_logit
 
 
 def _homes(parts: Sequence[range]) -> dict[int, int]:
@@ -108,20 +176,22 @@ def _spans(starts: Array, ends: Array, places: dict[int, int], reading: Reading)
     for start in _highest(starts, reading.candidates):
         for end in _highest(ends, reading.candidates):
             if start in places and end in places and 0 <= end - start < reading.longest_answer:
-                yield _Span(float(starts[start]) + float(ends[end]), places[start], places[end])
+                yield _Span(float(starts[start]), float(ends[end]), places[start], places[end])
 
 
 def _highest(logits: Array, count: int) -> list[int]:
     return np.argsort(-logits, kind="stable")[:count].tolist()
 
 
-def _answers(found: Sequence[_Span], context: Pieces, passage: str, count: int) -> list[Answer]:
-    best: dict[str, tuple[float, int, int]] = {}
+def _candidates(found: Sequence[_Span], asked: Asked, count: int) -> list[Candidate]:
+    best: dict[str, Candidate] = {}
     for span in sorted(found, key=lambda span: -span.score):
-        start, end = context.spans[span.first][0], context.spans[span.last][1]
-        best.setdefault(passage[start:end], (span.score, start, end))
-    kept = list(best.items())[:count]
-    if not kept:
-        return []
-    scores = softmax(np.array([score for _, (score, _, _) in kept]))
-    return [Answer(text, float(score), start, end) for (text, (_, start, end)), score in zip(kept, scores, strict=True)]
+        start, end = asked.context.spans[span.first][0], asked.context.spans[span.last][1]
+        text = asked.passage[start:end]
+        best.setdefault(text, Candidate(text, start, end, span.start_logit, span.end_logit))
+    return list(best.values())[:count]
+
+
+def _no_answer(nulls: Sequence[_Span]) -> Candidate:
+    least = min(nulls, key=lambda span: span.score)
+    return Candidate("", 0, 0, least.start_logit, least.end_logit)

@@ -31,13 +31,23 @@ def classify(
     Raises B0901 for an empty text, B0904 for one that is too long and not to be cut, B0905 for a network that gives no
     labels.
     """
-    model.require("classify")
-    answers: list[list[Label]] = [[] for _ in texts]
-    for index, results in model.run(model.encodings(texts, pairs, cut=truncate)):
-        scores = _scores(results["logits"].astype(np.float64), model.settings.problem)
+    answers: list[list[Label]] = []
+    for row in logits(model, texts, pairs, truncate=truncate):
+        scores = _scores(row, model.settings.problem)
         labels = [Label(label, float(score)) for label, score in zip(model.settings.labels, scores, strict=True)]
-        answers[index] = sorted(labels, key=lambda label: -label.score)
+        answers.append(sorted(labels, key=lambda label: -label.score))
     return answers
+
+
+def logits(
+    model: TextModel, texts: Sequence[str], pairs: Sequence[str] | None = None, *, truncate: bool = False
+) -> list[Array]:
+    """What the network gives for each text, [labels] float64. Raises as `classify` does."""
+    model.require("classify")
+    found: list[Array] = [np.empty(0) for _ in texts]
+    for index, results in model.run(model.encodings(texts, pairs, cut=truncate)):
+        found[index] = results["logits"].astype(np.float64)
+    return found
 
 
 def _scores(logits: Array, problem: str) -> Array:

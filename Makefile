@@ -13,7 +13,7 @@ demo: .venv/demo.stamp
 	.venv/bin/python examples/demo.py
 
 test: .venv/test.stamp
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2
 
 lint: .venv/test.stamp
 	.venv/bin/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -197,7 +196,7 @@ def test_element_types(kind: int, element: str, stored: bytes, expected: list[fl
 
 
 def test_an_index_of_bert_large_opens_at_once(tmp_path: Path) -> None:
-    """391 parameters with two slots each: under 0.3 s and 100 MB, though the values take 4 GB."""
+    """391 parameters with two slots each, whose values take 4 GB: under 100 MB; for seconds see benchmarks."""
     names = [f"bert/encoder/layer_{n}/part_{part}/kernel" for n in range(24) for part in range(16)]
     slots = [name + slot for name in names for slot in ("", "/adam_m", "/adam_v")]
     size = 4 * 1024 * 1024
@@ -205,21 +204,15 @@ def test_an_index_of_bert_large_opens_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, index_of(entries), b"")
     with (tmp_path / "m.data-00000-of-00001").open("r+b") as file:
         file.truncate(size * len(slots))
-    seconds: list[float] = []
-    for _ in range(3):  # the least of them, since the collector of garbage may come at any time
-        started = time.process_time()
-        tensors = read_tensorflow(path)
-        seconds.append(time.process_time() - started)
-        assert tensors.keys() == set(names)
-    assert min(seconds) < 0.3
     tracemalloc.start()
-    read_tensorflow(path)
+    assert read_tensorflow(path).keys() == set(names)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
 
 
 # what it refuses
+
 
 @pytest.mark.parametrize(
     ("index", "code"),

@@ -19,7 +19,7 @@ from bertc.errors import BertcError, Diagnostic, Source, Span, error
 
 MAXIMUM_BYTES = 1 << 20
 MAXIMUM_DEPTH = 32
-MAXIMUM_NODES = 50_000
+MAXIMUM_NODES = 25_000
 MAXIMUM_DIGITS = 40
 """transformers writes `model_max_length` with 31 where there is no limit."""
 MAXIMUM_ERRORS = 20

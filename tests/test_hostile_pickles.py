@@ -10,9 +10,9 @@ import pytest
 from hostile import Build, assert_refused, built, file, nothing_happens_outside
 from pickle_builder import F4, array, call, entry, latin1, number, shape_opcodes, text, under_many_names
 
-from bertc.weights_io.pickle_machine import MAX_OPCODES
+from bertc.weights_io.budget import MAX_ENTRIES, MAX_OPCODES
 from bertc.weights_io.plain_pickle import read_plain_pickle
-from bertc.weights_io.state_dict import MAX_DEPTH, MAX_ENTRIES, MAX_NAME
+from bertc.weights_io.state_dict import MAX_DEPTH, MAX_NAME
 
 
 def test_the_builders_build() -> None:

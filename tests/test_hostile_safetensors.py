@@ -7,19 +7,20 @@ import os
 from pathlib import Path
 
 import pytest
-from hostile import OUTSIDE, Build, assert_refused, built, file
+from hostile import OUTSIDE, Build, assert_refused, built, file, guarded_outcome
 from pickle_builder import call, text
 from pickle_builder import entry as pickle_entry
 from safetensors_builder import entry, file_of
 from test_weights_safetensors import DAMAGED
-from torch_builder import archive, legacy
+from torch_builder import archive, legacy, pickled, storage, tensor
 
 from bertc.weights_io import open_checkpoint
-from bertc.weights_io.safetensors import MAX_HEADER, read_safetensors
+from bertc.weights_io.budget import MAX_HEADER, MAX_MEMBERS, MAX_PUNCTUATION
+from bertc.weights_io.safetensors import read_safetensors
 from bertc.weights_io.shards import read_shards
-from bertc.weights_io.strict_json import MAX_PUNCTUATION
 
 EIGHT = bytes(8)
+EMPTY = entry(shape=[0], offsets=[0, 0])
 SMALL = file_of({"a": entry()}, EIGHT)
 
 
@@ -68,9 +69,7 @@ LENGTHS = {
     "a header of nothing": bytes(8),
     "seven bytes": bytes(7),
     "tensors that are all the same bytes": file_of({str(at): entry() for at in range(1000)}, EIGHT),
-    "tensors that are all the same nothing, and values": file_of(
-        {str(at): entry(shape=[0], offsets=[0, 0]) for at in range(9)}, EIGHT
-    ),
+    "tensors that are all the same nothing, and values": file_of({str(at): EMPTY for at in range(9)}, EIGHT),
 }
 
 
@@ -116,10 +115,7 @@ NAMES = {
     "a shard that is absent": "2.safetensors",
 }
 SHARDS, EACH = 300, 50
-MANY = {
-    f"{shard:04}": file_of({f"{shard:04}.{at}": entry(shape=[0], offsets=[0, 0]) for at in range(EACH)})
-    for shard in range(SHARDS)
-}
+MANY = {f"{shard:04}": file_of({f"{shard:04}.{at}": EMPTY for at in range(EACH)}) for shard in range(SHARDS)}
 ALL = {f"{shard}.{at}": shard for shard in MANY for at in range(EACH)}
 INDICES: dict[str, Build] = {
     **{name: shards({"a": "1.safetensors", "b": place}) for name, place in NAMES.items()},
@@ -149,11 +145,46 @@ INDICES: dict[str, Build] = {
     ),
     "a shard with a header of brackets": shards({"a": "2"}, **{"2": file_of(b'{"a":' + b"[" * 1_000_000)}),
 }
+
+
+def copies(content: bytes) -> Build:
+    """An index of shards that are one file under many names, which takes the room of one."""
+
+    def build(folder: Path) -> Path:
+        index = shards({str(at): f"{at:03}" for at in range(COPIES)}, **{"000": content})(folder)
+        for at in range(1, COPIES):
+            os.link(folder / "000", folder / f"{at:03}")
+        return index
+
+    return build
+
+
+COPIES = 200
+DICTS = b"\x80\x04}(" + text("x") + b"}\x94(" + b"".join(text(str(at)) + b"N" for at in range(99)) + b"u"
+PICKLES = {
+    "opcodes": pickled(b"N0" * 49_000 + tensor(storage(more=b"N"))),
+    "dicts in many places": DICTS
+    + b"".join(text(str(at)) + b"h\x00" for at in range(98))
+    + text("a")
+    + tensor()
+    + b"u.",
+}
+ALONE = {
+    "a header as long as is read": file_of(padded(json.dumps({"a": EMPTY}).encode())),
+    "a header of as much as is read": file_of({"__metadata__": {str(at): "" for at in range(49_000)}, "a": EMPTY}),
+    "a zip file of members": archive(
+        pickled(tensor()), {"m/data/0": bytes(24)} | {f"m/{at}": b"" for at in range(MAX_MEMBERS - 3)}
+    ),
+    **{f"a zip file of {name}": archive(content) for name, content in PICKLES.items()},
+    **{f"an older file of {name}": legacy(content) for name, content in PICKLES.items()},
+}
+"""What takes the tenth of a second or so that a checkpoint may, and is read."""
 HOSTILE: dict[str, Build] = {
     **{f"header of {name}": file(file_of(header, EIGHT)) for name, header in HEADERS.items()},
     **{name: file(content) for name, content in LENGTHS.items()},
     **{case: file(content) for case, (content, _) in DAMAGED.items()},
     **INDICES,
+    **{f"shards that are {name} each": copies(content) for name, content in ALONE.items()},
 }
 
 
@@ -161,6 +192,11 @@ HOSTILE: dict[str, Build] = {
 def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
     path = built(HOSTILE[name], tmp_path)
     assert_refused(read_shards if path.suffix == ".json" else read_safetensors, path)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_is_refused_of_many_shards_is_read_alone(name: str, tmp_path: Path) -> None:
+    assert guarded_outcome(open_checkpoint, built(file(ALONE[name]), tmp_path)) is None
 
 
 def test_a_folder_is_no_way_around(tmp_path: Path) -> None:

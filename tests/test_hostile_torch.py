@@ -17,10 +17,10 @@ from pickle_builder import call, number, shape_opcodes, text, under_many_names
 from torch_builder import GOOD, GOOD_LEGACY, archive, legacy, pickled, replaced, storage, tensor
 
 from bertc.weights_io import open_checkpoint
+from bertc.weights_io.budget import MAX_MEMBERS
 from bertc.weights_io.plain_pickle import read_plain_pickle
 from bertc.weights_io.torch_legacy import read_torch_legacy
 from bertc.weights_io.torch_zip import read_torch_zip
-from bertc.weights_io.zip_members import MAX_MEMBERS
 
 
 def test_the_builders_build(tmp_path: Path) -> None:

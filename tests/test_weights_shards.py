@@ -128,7 +128,8 @@ WRONG = {
     ),
     "shard_is_the_index": (
         {"a": INDEX},
-        f"error[B0401]: `FOLDER/{INDEX}` announces a header of {AS_LENGTH} bytes; at most 8000000 are read" + HELP,
+        f"error[B0401]: `FOLDER/{INDEX}` announces a header of {AS_LENGTH} bytes; "
+        "at most 8000000 are read of a checkpoint" + HELP,
     ),
 }
 

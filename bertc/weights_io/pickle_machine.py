@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from bertc.weights_io.budget import Budget
+from bertc.weights_io.budget import MAX_OPCODES, Budget
 from bertc.weights_io.pickle_stack import Call, Global, Machine, Persistent, Stretch
 from bertc.weights_io.tensor import quoted
 
-MAX_OPCODES = 100_000
-"""In one file. One tensor takes about 30, so that 1000 tensors with two optimizer slots each are within the bound."""
 MAX_TEXT = 1 << 16
 """Bytes; names are far shorter. What is longer is a Stretch."""
 MAX_GLOBAL = 1000
@@ -43,14 +41,13 @@ class Pickle:
     persistent: list[Persistent]
 
 
-def read_pickle(path: Path, file: BinaryIO, end: int, opcodes: Budget | None = None) -> Pickle:
+def read_pickle(path: Path, file: BinaryIO, end: int, opcodes: Budget) -> Pickle:
     """The pickle that starts where `file` stands and ends before byte `end`; `file` is left behind it.
 
-    The pickles of one file share their `opcodes`. Raises B0401, with `path` for its name, when the pickle is malformed,
-    beyond the bounds or uses another opcode.
+    The pickles of one checkpoint share their `opcodes`. Raises B0401, with `path` for its name, when the pickle is
+    malformed, beyond the bounds or uses another opcode.
     """
     machine = Machine(path, file, end, file.tell())
-    opcodes = opcodes or Budget(MAX_OPCODES)
     while opcodes.spend():
         opcode = machine.take(1)
         if opcode == pickle.STOP:
@@ -59,7 +56,7 @@ def read_pickle(path: Path, file: BinaryIO, end: int, opcodes: Budget | None = N
         if step is None:
             raise machine.refusal(f"has the opcode 0x{opcode.hex()}, which no file of weights needs,")
         step(machine)
-    raise machine.refusal(f"has more than {MAX_OPCODES} opcodes")
+    raise machine.refusal(f"has more opcodes than the {MAX_OPCODES} that are read of a checkpoint")
 
 
 Step = Callable[[Machine], None]

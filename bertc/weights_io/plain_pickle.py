@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bertc.errors import error
-from bertc.weights_io.budget import Budget
+from bertc.weights_io.budget import Budget, Budgets
 from bertc.weights_io.files import damaged, open_file, version
-from bertc.weights_io.pickle_machine import MAX_OPCODES, read_pickle
+from bertc.weights_io.pickle_machine import read_pickle
 from bertc.weights_io.pickle_stack import Call, Global, Stretch
 from bertc.weights_io.state_dict import Origin, tensors_of
 from bertc.weights_io.tensor import Tensor
@@ -37,11 +37,11 @@ def read_plain_pickle(path: Path) -> dict[str, Tensor]:
     """
     with open_file(path) as file:
         opened = version(file)
-        opcodes = Budget(MAX_OPCODES)
-        content = read_pickle(path, file, opened.size, opcodes).value
+        budgets = Budgets()
+        content = read_pickle(path, file, opened.size, budgets.opcodes).value
         if file.tell() != opened.size:
             raise damaged(path, f"has {opened.size - file.tell()} bytes after the end of its pickle")
-        return tensors_of(Origin(path, opened, _embedded(path, file, opcodes)), content)
+        return tensors_of(Origin(path, opened, _embedded(path, file, budgets.opcodes)), content, budgets.entries)
 
 
 def _embedded(path: Path, file: BinaryIO, opcodes: Budget) -> Callable[[Any], Storage]:

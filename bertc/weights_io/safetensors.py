@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import cast
 
 from bertc.errors import error
+from bertc.weights_io.budget import MAX_HEADER, Budget, Budgets
 from bertc.weights_io.files import STORAGE, damaged, open_file, tensor_at, version
-from bertc.weights_io.strict_json import Json, JsonError, parse_json
+from bertc.weights_io.strict_json import Json, JsonError, parse_json_within
 from bertc.weights_io.tensor import Element, Tensor, quoted
 
-MAX_HEADER = 8_000_000
-"""Bytes; BERT large has 50 000. The format's reference reader has a limit of 100 million."""
 MAX_RANK = 32
 MAX_VALUES = 2**56
 
@@ -60,24 +59,26 @@ class Entry:
     last: int
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of the file at `path`, by name.
+def read_safetensors(path: Path, budgets: Budgets | None = None) -> dict[str, Tensor]:
+    """The tensors of the file at `path`, by name; the files of one checkpoint share their `budgets`.
 
     Raises B0401 when the file breaks the format, B0403 for an element type that is not read.
     """
+    budgets = budgets or Budgets()
     with open_file(path) as file:
         opened = version(file)
         length = file.read(8)
         if len(length) < 8:
             raise damaged(path, f"is {opened.size} bytes long, shorter than the 8 that give the header's length")
         header_size = int.from_bytes(length, "little")
-        if header_size > MAX_HEADER:
-            raise damaged(path, f"announces a header of {header_size} bytes; at most {MAX_HEADER} are read")
+        if not budgets.header.spend(header_size):
+            read = f"at most {MAX_HEADER} are read of a checkpoint"
+            raise damaged(path, f"announces a header of {header_size} bytes; {read}")
         if 8 + header_size > opened.size:
             raise damaged(path, f"ends at byte {opened.size}, inside its header of 8 + {header_size} bytes")
         header = file.read(header_size)
     values = 8 + header_size
-    entries = [_entry(path, name, fields) for name, fields in _header_fields(path, header).items()]
+    entries = [_entry(path, name, fields) for name, fields in _header_fields(path, header, budgets.punctuation).items()]
     _check_layout(path, entries, opened.size - values)
     return {
         entry.name: tensor_at(
@@ -87,12 +88,12 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _header_fields(path: Path, header: bytes) -> dict[str, Json]:
+def _header_fields(path: Path, header: bytes, punctuation: Budget) -> dict[str, Json]:
     """The header without its metadata."""
     if header[:1] != b"{":
         raise damaged(path, "has a header that does not start with `{`")
     try:
-        fields = cast(dict[str, Json], parse_json(header))
+        fields = cast(dict[str, Json], parse_json_within(header, punctuation))
     except JsonError as problem:
         raise damaged(path, f"has a header that {problem}") from None
     metadata = fields.pop("__metadata__", {})

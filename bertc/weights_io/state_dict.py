@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from bertc.errors import BertcError, error
+from bertc.weights_io.budget import MAX_ENTRIES, Budget
 from bertc.weights_io.files import Version, check_sharing, damaged
 from bertc.weights_io.numpy_arrays import array
 from bertc.weights_io.pickle_stack import Call, Global
@@ -26,8 +27,6 @@ from bertc.weights_io.torch_tensors import REBUILD, REBUILD_PARAMETER, Storage, 
 WEIGHTS = ("model", "state_dict", "model_state_dict")
 VERSION = "checkpoint_version"
 MAX_DEPTH = 16
-MAX_ENTRIES = 10_000
-"""Of dicts, counted as often as they are met: a pickle can put one dict into many places."""
 MAX_NAME = 400
 TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 """Classes whose attributes say nothing about their values."""
@@ -42,8 +41,8 @@ class Origin:
     storage: Callable[[Any], Storage]
 
 
-def tensors_of(origin: Origin, content: Any) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, in its order.
+def tensors_of(origin: Origin, content: Any, entries: Budget) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, in its order; each entry of its dicts takes one of `entries`.
 
     Raises B0401 when they are malformed or share too much, B0403 for an element type that is not read, B0405 when two
     of them have the same name, B0412 when there are none.
@@ -52,7 +51,7 @@ def tensors_of(origin: Origin, content: Any) -> dict[str, Tensor]:
         raise _without_tensors(origin.path)
     checkpoint = cast(dict[Any, Any], content)
     tensors: dict[str, Tensor] = {}
-    for name, value in _entries(origin.path, _weights(origin.path, checkpoint)):
+    for name, value in _entries(origin.path, _weights(origin.path, checkpoint), entries):
         tensor = _tensor(origin, name, value)
         if tensor is None:
             continue
@@ -82,15 +81,13 @@ def _weights(path: Path, checkpoint: dict[Any, Any]) -> dict[Any, Any]:
     return checkpoint[held[0]] if held else checkpoint
 
 
-def _entries(path: Path, content: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _entries(path: Path, content: dict[Any, Any], budget: Budget) -> Iterator[tuple[str, Any]]:
     """What is in `content` and in the dicts in it, under names joined by dots."""
     levels = [("", iter(content.items()))]
-    met = 0
     while levels:
         prefix, items = levels[-1]
         for key, value in items:
-            met += 1
-            if met > MAX_ENTRIES or len(levels) > MAX_DEPTH:
+            if not budget.spend() or len(levels) > MAX_DEPTH:
                 raise damaged(path, f"holds more than {MAX_ENTRIES} entries, or dicts more than {MAX_DEPTH} deep")
             if not isinstance(key, str):
                 continue

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+from bertc.weights_io.budget import MAX_PUNCTUATION, Budget
 from bertc.weights_io.tensor import quoted
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 MAX_DEPTH = 16
-MAX_PUNCTUATION = 300_000
-"""Quotes, commas, colons and brackets: together they bound the number of values. 10 000 tensors need that many."""
 MAX_DIGITS = 19
 """Of an integer: enough for every file offset, and arithmetic on what is read stays quick."""
 
@@ -27,7 +26,21 @@ class JsonError(ValueError):
 def parse_json(text: bytes, punctuation: int = MAX_PUNCTUATION) -> Json:
     """The value of a JSON text. Raises JsonError also for duplicate keys, NaN, lone surrogates and excess; more than
     so much `punctuation` is that."""
-    _check_limits(text, punctuation)
+    if not Budget(punctuation).spend(_punctuation(text)):
+        raise JsonError(f"has more than {punctuation} quotes, commas, colons and brackets")
+    return _parse(text)
+
+
+def parse_json_within(text: bytes, punctuation: Budget) -> Json:
+    """The same for one text of several, which share their `punctuation`, the MAX_PUNCTUATION of a checkpoint."""
+    if not punctuation.spend(_punctuation(text)):
+        found = "more quotes, commas, colons and brackets than"
+        raise JsonError(f"has {found} the {MAX_PUNCTUATION} that are read of a checkpoint")
+    return _parse(text)
+
+
+def _parse(text: bytes) -> Json:
+    _check_depth(text)
     try:
         return json.loads(
             text.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_constant
@@ -38,9 +51,11 @@ def parse_json(text: bytes, punctuation: int = MAX_PUNCTUATION) -> Json:
         raise JsonError(f"is not JSON: {problem.msg.lower()} at character {problem.pos}") from None
 
 
-def _check_limits(text: bytes, punctuation: int) -> None:
-    if sum(text.count(mark) for mark in b'",:[]{}') > punctuation:
-        raise JsonError(f"has more than {punctuation} quotes, commas, colons and brackets")
+def _punctuation(text: bytes) -> int:
+    return sum(text.count(mark) for mark in b'",:[]{}')
+
+
+def _check_depth(text: bytes) -> None:
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(text):
         mark = text[token.start()]

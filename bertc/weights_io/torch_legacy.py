@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from bertc.errors import error
-from bertc.weights_io.budget import Budget
+from bertc.weights_io.budget import Budget, Budgets
 from bertc.weights_io.files import damaged, open_file, version
-from bertc.weights_io.pickle_machine import MAX_OPCODES, Pickle, read_pickle
+from bertc.weights_io.pickle_machine import Pickle, read_pickle
 from bertc.weights_io.pickle_stack import Persistent
 from bertc.weights_io.state_dict import Origin, tensors_of
 from bertc.weights_io.tensor import Tensor, quoted
@@ -49,16 +49,18 @@ class Legacy:
         return self.storages[storage_identity(path, record).key]
 
 
-def read_torch_legacy(path: Path) -> dict[str, Tensor]:
-    """The tensors of the file at `path`, by name.
+def read_torch_legacy(path: Path, budgets: Budgets | None = None) -> dict[str, Tensor]:
+    """The tensors of the file at `path`, by name; the files of one checkpoint share their `budgets`.
 
     Raises B0401 when the file breaks the format, B0403 for big-endian values and for an element
     type that is not read, B0405 for two tensors of one name, B0412 without tensors.
     """
+    budgets = budgets or Budgets()
     with open_file(path) as file:
         opened = version(file)
-        legacy = read_legacy(path, file, opened.size, Budget(MAX_OPCODES))
-    return tensors_of(Origin(path, opened, lambda record: legacy.storage(path, record)), legacy.content)
+        legacy = read_legacy(path, file, opened.size, budgets.opcodes)
+    origin = Origin(path, opened, lambda record: legacy.storage(path, record))
+    return tensors_of(origin, legacy.content, budgets.entries)
 
 
 def read_legacy(path: Path, file: BinaryIO, end: int, opcodes: Budget) -> Legacy:

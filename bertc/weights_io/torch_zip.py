@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bertc.errors import error
+from bertc.weights_io.budget import Budgets
 from bertc.weights_io.files import damaged, open_file, version
 from bertc.weights_io.pickle_machine import read_pickle
 from bertc.weights_io.pickle_stack import Persistent
@@ -30,21 +31,22 @@ def recognises(head: bytes) -> bool:
     return head.startswith(b"PK\3\4")
 
 
-def read_torch_zip(path: Path) -> dict[str, Tensor]:
-    """The tensors of the file at `path`, by name.
+def read_torch_zip(path: Path, budgets: Budgets | None = None) -> dict[str, Tensor]:
+    """The tensors of the file at `path`, by name; the files of one checkpoint share their `budgets`.
 
     Raises B0401 when the file breaks the format, B0403 for big-endian values and for an element
     type that is not read, B0405 for two tensors of one name, B0412 without tensors.
     """
+    budgets = budgets or Budgets()
     with open_file(path) as file:
         opened = version(file)
-        members = _in_folder(path, stored_members(path, file, opened.size))
+        members = _in_folder(path, stored_members(path, file, opened.size, budgets.members))
         _check_byte_order(path, file, members)
         pickled = members.get("data.pkl")
         if pickled is None:
             raise damaged(path, "is an archive without data.pkl, which torch would have written")
         file.seek(pickled.offset)
-        content = read_pickle(path, file, pickled.offset + pickled.size)
+        content = read_pickle(path, file, pickled.offset + pickled.size, budgets.opcodes)
 
     def storage(record: Any) -> Storage:
         if not isinstance(record, Persistent):
@@ -56,7 +58,7 @@ def read_torch_zip(path: Path) -> dict[str, Tensor]:
             raise damaged(path, f"needs {identity.size} bytes in {quoted(f'data/{identity.key}')} and {found}")
         return Storage(identity.kind, member.offset, identity.count)
 
-    return tensors_of(Origin(path, opened, storage), content.value)
+    return tensors_of(Origin(path, opened, storage), content.value, budgets.entries)
 
 
 def _in_folder(path: Path, members: dict[str, Member]) -> dict[str, Member]:

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from bertc.weights_io.budget import MAX_MEMBERS, Budget
 from bertc.weights_io.files import damaged
 from bertc.weights_io.tensor import quoted
-
-MAX_MEMBERS = 20_000
 
 LOCAL = struct.Struct("<4s5H3L2H")
 ENTRY = struct.Struct("<4s6H3L5H2L")
@@ -53,12 +52,16 @@ class Directory(NamedTuple):
     size: int
 
 
-def stored_members(path: Path, file: BinaryIO, size: int) -> dict[str, Member]:
-    """The members of the zip file of `size` bytes, by name; no two of them share a byte.
+def stored_members(path: Path, file: BinaryIO, size: int, budget: Budget) -> dict[str, Member]:
+    """The members of the zip file of `size` bytes, by name; no two of them share a byte. Each takes one
+    of the `budget`.
 
     Raises B0401 when the archive breaks its format, or a member is compressed, encrypted or outside its folder.
     """
     directory = _directory(path, file, size)
+    if not budget.spend(directory.entries):
+        read = f"at most {MAX_MEMBERS} are read of a checkpoint"
+        raise damaged(path, f"is an archive that announces {directory.entries} members; {read}")
     file.seek(directory.offset)
     entries = list(_entries(path, file.read(directory.size), directory.entries))
     if len({entry.name for entry in entries}) < len(entries):
@@ -88,8 +91,6 @@ def _directory(path: Path, file: BinaryIO, size: int) -> Directory:
         signature, _, _, _, _, _, _, count, length, offset = _read(path, file, end, WIDE_END)
         if signature != b"PK\6\6":
             raise damaged(path, f"is an archive without the 64-bit end record at byte {end}")
-    if count > MAX_MEMBERS:
-        raise damaged(path, f"is an archive that announces {count} members; at most {MAX_MEMBERS} are read")
     if offset + length > end:
         raise damaged(path, f"is an archive whose directory ends at byte {offset + length}, beyond byte {end}")
     return Directory(count, offset, length)

@@ -1,14 +1,14 @@
-"""The words of the command line: verbs, flags, their help, and the environment variable that each flag has."""
+"""The words of the command line: verbs, flags, and their help."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from bertc.errors import USAGE, did_you_mean
+from bertc.argument_parser import Parser, add_device, amount, count, counts
+from bertc.task_arguments import add_data_sets, add_tasks, add_texts
 from bertc.version import VERSION
 
 BUILDER_FLAGS = (
@@ -29,12 +29,12 @@ TARGET_FLAGS = {
     "portable": ("onnx",),
     "provider": ("onnx",),
     **dict.fromkeys(("plugins", *BUILDER_FLAGS), ("tensorrt",)),
+    **dict.fromkeys(("refit", "strip_weights"), ("tensorrt", "rtx")),
 }
 """The flags that some targets alone understand."""
 
-GLUE_TASKS = ("cola", "sst-2", "mrpc", "qqp", "sts-b", "mnli", "qnli", "rte", "wnli")
 
-FORMATS = ("text", "dot", "json", "svg", "model-explorer", "model-explorer-data")
+FORMATS = ("text", "dot", "json", "svg", "png", "model-explorer", "model-explorer-data")
 """In which `inspect` prints a graph."""
 
 PASSES = "comma-separated: `default`, names of passes, files of rules"
@@ -52,13 +52,21 @@ VIEW = """
     bertc view out/minilm --profile profile.json --no-open -o minilm.html"""
 
 
+WEIGHTS = """
+
+    bertc weights model.ckpt-8144 --spec bert-base
+    bertc weights model.ckpt-8144 --spec bert-base --convert out.safetensors
+    bertc weights --refit out/reviews fine-tuned/"""
+
+
 BENCH = """
 
 Latency is from arrays in the host's memory to arrays in the host's memory. Engines run in turn, so that ratios are of
 pairs that saw the same machine. The first run and the time to open are told apart from the warm ones.
 
     bertc bench out/minilm-onnx --batch 1,8 --seq 128 --against torch,onnxruntime --plot latency.svg
-    bertc bench out/large-cuda --batch 256 --seq 384 --lengths squad --against torch --price 3.2"""
+    bertc bench out/large-cuda --batch 256 --seq 384 --lengths squad --against torch --price 3.2
+    bertc bench out/minilm-onnx --ops --json > bench.json; bertc view minilm-l6 --target onnx --profile bench.json"""
 
 
 EVAL = """
@@ -70,7 +78,8 @@ EVAL = """
 COMPARE = """
 
     bertc compare out/minilm-fp16 out/minilm --atol 1e-2
-    bertc compare out/minilm transformers:all-MiniLM-L6-v2 "a text" "another" --json"""
+    bertc compare out/minilm transformers:all-MiniLM-L6-v2 "a text" "another" --json
+    bertc compare out/minilm reference:all-MiniLM-L6-v2 --layers --input texts.txt --atol 1e-4"""
 
 
 NEW = """
@@ -96,33 +105,6 @@ RUN = """
 `bertc run BUNDLE TASK --help` lists the flags of a task."""
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse with bertc's exit code and form of message."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"error: {message}\nSee `{self.prog} --help`.\n")
-
-    def refuse(self, argument: str) -> NoReturn:
-        """A misspelt flag is answered with the nearest one."""
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        self.error(f"unknown argument `{argument}`; {did_you_mean(argument.partition('=')[0], flags)}")
-
-    def read_environment(self, environment: Mapping[str, str]) -> None:
-        """Make the variable `BERTC_FLAG` the default of `--flag`; what is typed goes before it."""
-        for action in self._actions:
-            variable = f"BERTC_{action.dest.upper()}"
-            hidden = action.help is argparse.SUPPRESS or action.dest == "help"
-            if hidden or not action.option_strings or variable not in environment:
-                continue
-            value = environment[variable]
-            choices = ("0", "1") if action.nargs == 0 else action.choices
-            if choices is not None and value not in choices:
-                self.error(f"{variable} is one of {', '.join(choices)}, but `{value}` was found")
-            given = value == "1" if action.nargs == 0 else [value] if isinstance(action.default, list) else value
-            self.set_defaults(**{action.dest: given})
-            action.required = False
-
-
 def make_parser() -> Parser:
     """The parser of `bertc`; after parsing, `verb` is the name of the verb and `parser` its own parser."""
     parser = Parser(prog="bertc", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,7 +120,7 @@ def make_parser() -> Parser:
 
     build = verb("build", "compile a spec and its weights into a bundle")
     _add_spec(build)
-    build.add_argument("--passes", help=PASSES)
+    _add_passes(build)
     build.add_argument("-o", "--output", type=Path, help="the bundle to write; out/NAME-TARGET when left out")
     build.add_argument("--weights", type=Path, help="a checkpoint: a file or a directory")
     _add_qkv_layout(build)
@@ -154,28 +136,31 @@ def make_parser() -> Parser:
     run.add_argument("bundle", metavar="BUNDLE", type=Path)
     run.add_argument("--inputs", type=Path, help="arrays: an .npz of input_ids, attention_mask, token_type_ids")
     run.add_argument("--outputs", type=Path, help="arrays: the .npz to write")
-    _add_device(run)
-    _add_tasks(run)
+    add_device(run)
+    add_tasks(run)
 
-    weights = verb("weights", "list the tensors of a checkpoint, or convert it to safetensors with bertc's names")
+    weights = verb("weights", "list the tensors of a checkpoint, convert it, or put it into a bundle", WEIGHTS)
     weights.add_argument("checkpoint", type=Path, help="a file or a directory, of any format that is read")
     weights.add_argument("--spec", help="the network it is for: says what is missing and unexpected")
     _add_qkv_layout(weights)
-    weights.add_argument("--convert", type=Path, metavar="OUT.safetensors", help="write it there")
+    instead = weights.add_mutually_exclusive_group()
+    instead.add_argument("--convert", type=Path, metavar="OUT.safetensors", help="write it there, with bertc's names")
+    instead.add_argument("--refit", type=Path, metavar="BUNDLE", help="put it into this bundle, built of another one")
 
     inspect = verb("inspect", "print the graph of a spec, or a table of its passes")
     _add_spec(inspect)
-    inspect.add_argument(
-        "--passes", nargs="?", const="", help=f"{PASSES}; alone: a table of all passes and their times"
-    )
+    _add_passes(inspect, nargs="?", const="", help=f"{PASSES}; alone: a table of all passes and their times")
     inspect.add_argument("--after", metavar="PASS", help="the graph as it stands after this pass")
     inspect.add_argument("--format", choices=FORMATS, default="text", help="of the graph; text")
+    inspect.add_argument("-o", "--output", type=Path, metavar="FILE", help="standard output when left out")
 
     view = verb("view", "write a page that shows a network after each pass, and open it", VIEW)
     _add_spec(view, "a shipped name, a .yaml file, a Hugging Face directory, or a bundle")
-    view.add_argument("--passes", help=PASSES)
+    _add_passes(view)
     view.add_argument("--against", metavar="SPEC|BUNDLE", help="another beside it, as its own file says")
-    view.add_argument("--profile", type=Path, metavar="FILE.json", help="times of ops: of trtexec or ONNX Runtime")
+    view.add_argument(
+        "--profile", type=Path, metavar="FILE.json", help="times of ops: of bench --ops, trtexec or ONNX Runtime"
+    )
     view.add_argument("--weights", type=Path, help="a checkpoint: shows the names and types that it has")
     view.add_argument("--histograms", action="store_true", help="of the values of --weights, or of the spec's own")
     view.add_argument(
@@ -188,6 +173,7 @@ def make_parser() -> Parser:
     explain.add_argument("pass_name", metavar="PASS", nargs="?")
     explain.add_argument("--target", help="with expand_unhosted: how this target computes each fused op, and why")
     explain.add_argument("--precision", help="fp32, fp16 or bf16")
+    _add_passes(explain)
     _add_plugins(explain)
 
     check = verb("check", "prove rules (a .net file), or every pass on a spec, against the reference")
@@ -203,16 +189,21 @@ def make_parser() -> Parser:
 
     evaluate = verb("eval", "score a bundle on a data set: SQuAD, or a task of GLUE", EVAL)
     evaluate.add_argument("bundle", metavar="BUNDLE", type=Path)
-    _add_data_sets(evaluate)
+    add_data_sets(evaluate)
 
     compare = verb("compare", "run two bundles on the same sequences, and say how far apart their outputs are", COMPARE)
     compare.add_argument("bundle", metavar="BUNDLE", type=Path)
-    compare.add_argument("other", metavar="BUNDLE|transformers:DIR", help="a bundle, or what transformers makes of DIR")
-    compare.add_argument("texts", metavar="TEXT", nargs="*", help="cut to the bundle's length; random ids without any")
-    compare.add_argument("--sequences", type=_count, default=32, metavar="N", help="of random ids; 32")
+    compare.add_argument(
+        "other",
+        metavar="BUNDLE|transformers:DIR|reference:SPEC",
+        help="a bundle, what transformers makes of DIR, or the interpreter of SPEC with its weights, in float64",
+    )
+    add_texts(compare, "cut to the bundle's length; random ids without any")
+    compare.add_argument("--sequences", type=count, default=32, metavar="N", help="of random ids; 32")
     compare.add_argument("--seed", type=int, default=0, help="of random ids and their lengths; 0")
-    compare.add_argument("--atol", type=_amount, metavar="X", help="an output further apart anywhere is exit code 1")
-    _add_device(compare)
+    compare.add_argument("--layers", action="store_true", help="also what leaves the embeddings and each layer")
+    compare.add_argument("--atol", type=amount, metavar="X", help="an output further apart anywhere is exit code 1")
+    add_device(compare)
 
     doctor = verb("doctor", "say which targets work on this machine")
 
@@ -233,13 +224,17 @@ def _add_spec(
     parser.add_argument("spec", help=what)
     parser.add_argument("--target", help="onnx, rtx, tensorrt or cuda")
     parser.add_argument("--precision", help="fp32, fp16 or bf16")
-    parser.add_argument("--without", help="comma-separated names of passes to leave out")
     parser.add_argument(
         "--shapes",
         action="append",
         default=[],
         help="batch=1:8:32,seq=16:128:384 (smallest, usual, largest); again for another profile",
     )
+
+
+def _add_passes(parser: argparse.ArgumentParser, *, help: str = PASSES, **alone: Any) -> None:
+    parser.add_argument("--passes", help=help, **alone)
+    parser.add_argument("--without", help="comma-separated names of passes to leave out")
 
 
 def _add_plugins(parser: argparse.ArgumentParser) -> None:
@@ -254,11 +249,11 @@ def _add_builder(parser: argparse.ArgumentParser) -> None:
     """TensorRT's builder. Flags that a spelling of trtexec's differs from have that too, unshown."""
     _add_plugins(parser)
     add, hidden = parser.add_argument, argparse.SUPPRESS
-    add("--workspace", type=_count, metavar="MIB", help="tensorrt: memory that a layer may use while it runs")
+    add("--workspace", type=count, metavar="MIB", help="tensorrt: memory that a layer may use while it runs")
     add("--optimization-level", type=_level, metavar="0-5", help="tensorrt: 0 builds fast, 5 searches longest")
     add("--timing-cache", type=Path, metavar="DIR", help="tensorrt: measurements of earlier builds are kept there")
-    add("--refit", action="store_true", help="tensorrt: the engine's weights can be replaced")
-    add("--strip-weights", action="store_true", help="tensorrt: a plan without weights, which refitting brings")
+    add("--refit", action="store_true", help="tensorrt, rtx: the engine's weights can be replaced")
+    add("--strip-weights", action="store_true", help="tensorrt, rtx: a plan without weights, which refitting brings")
     add("--version-compatible", action="store_true", help="tensorrt: later versions of TensorRT load it too")
     add("--weight-streaming", action="store_true", help="tensorrt: weights may stay in the host's memory")
     add("--sparse-weights", action="store_true", help="tensorrt: use that two in four weights are zero, where they are")
@@ -292,142 +287,32 @@ def _workspace(text: str) -> int:
     pool, _, size = text.partition(":")
     if pool != "workspace":
         raise argparse.ArgumentTypeError(f"expected `workspace:MIB`, but `{text}` was found")
-    return _count(size)
+    return count(size)
 
 
 def _add_qkv_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qkv-layout", help="3NH, NH3 or N3H: how Megatron's query_key_value lies in the checkpoint")
 
 
-def _add_device(parser: argparse.ArgumentParser, default: int | str = 0) -> None:
-    parser.add_argument("--device", type=int, default=default, metavar="N", help="the number of the GPU; 0")
-
-
-def _add_tasks(run: argparse.ArgumentParser) -> None:
-    tasks = run.add_subparsers(dest="task", metavar="TASK", parser_class=Parser)
-
-    def task(name: str, help: str) -> Parser:
-        added = tasks.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
-        added.set_defaults(parser=added)
-        _add_device(added, argparse.SUPPRESS)  # which leaves what stands before the task
-        form = added.add_mutually_exclusive_group()
-        form.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document")
-        form.add_argument("--json-lines", action="store_true", help="a JSON document a line, as the answers come")
-        return added
-
-    embed = task("embed", "a vector for each text, as the model's own files say")
-    _add_texts(embed)
-    embed.add_argument("--pooling", choices=("mean", "cls", "max"), help="of the vectors of a text's tokens")
-    embed.add_argument("--normalise", action=argparse.BooleanOptionalAction, help="to vectors of length 1")
-    embed.add_argument("--limit", type=_count, metavar="N", help="tokens that a text is cut to")
-
-    classify = task("classify", "the labels of a text, or of a text and its pair, and their probabilities")
-    _add_texts(classify, "a text, and perhaps its pair", "; a tab stands between those of a pair")
-    tokens = task("tokens", "the entities in each text, with their places")
-    _add_texts(tokens)
-    fill = task("fill", "words for each [MASK] in a text")
-    _add_texts(fill)
-    for added in (classify, tokens, fill):
-        added.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
-
-    ask = task("ask", "the answers that a passage has to a question")
-    ask.add_argument("--passage", required=True, metavar="FILE|TEXT", help="of any length; it is read in windows")
-    ask.add_argument("--question", help="questions are read from standard input when left out")
-    _add_reading(ask)
-    for added, usual in ((fill, 5), (ask, 1)):
-        added.add_argument("--best", type=_count, default=usual, metavar="N", help=f"how many; {usual}")
-    for added in (embed, classify, tokens, fill, ask):
-        added.read_environment(os.environ)
-
-
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--window", type=_count, default=384, metavar="N", help="tokens that are read at once; 384")
-    parser.add_argument("--stride", type=_count, default=128, metavar="N", help="tokens from window to window; 128")
-    parser.add_argument(
-        "--longest-question", type=_count, default=64, metavar="N", help="in tokens; the rest is cut; 64"
-    )
-    parser.add_argument("--longest-answer", type=_count, default=30, metavar="N", help="in tokens; 30")
-
-
-def _add_data_sets(parser: argparse.ArgumentParser) -> None:
-    data_sets = parser.add_subparsers(required=True, dest="data_set", metavar="DATA_SET", parser_class=Parser)
-
-    def data_set(name: str, help: str) -> Parser:
-        added = data_sets.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", allow_abbrev=False)
-        added.set_defaults(parser=added)
-        return added
-
-    squad = data_set("squad", "exact match and F1 of the answers to SQuAD's questions, version 1.1 or 2.0")
-    squad.add_argument("file", metavar="FILE.json", type=Path, help="such as dev-v1.1.json or dev-v2.0.json")
-    _add_reading(squad)
-    squad.add_argument(
-        "--null-threshold", type=float, default=0.0, metavar="X", help="2.0: odds above which there is no answer; 0"
-    )
-    squad.add_argument(
-        "--output-folder", type=Path, metavar="FOLDER", help="for predictions.json, nbest.json and null_odds.json"
-    )
-    squad.add_argument("--min-f1", type=_amount, metavar="PERCENT", help="less is exit code 1")
-    glue = data_set("glue", "the metrics of a task of GLUE: accuracy, F1, Matthews, Pearson and Spearman")
-    glue.add_argument("task", metavar="TASK", choices=GLUE_TASKS, help=", ".join(GLUE_TASKS))
-    glue.add_argument("file", metavar="FILE.tsv", type=Path, help="the task's dev.tsv")
-    glue.add_argument(
-        "--labels", metavar="NAME,NAME", help="what the network's labels mean, in its order, where it does not say"
-    )
-    for added in (squad, glue):
-        _add_device(added)
-        added.add_argument("--json", action="store_true", help="one JSON document on standard output")
-        added.read_environment(os.environ)
-
-
-def _add_texts(parser: argparse.ArgumentParser, what: str = "one or more", form: str = "") -> None:
-    parser.add_argument("texts", metavar="TEXT", nargs="*", help=what)
-    help = f"a file of texts, one a line{form}; - is standard input"
-    parser.add_argument("--input", type=Path, metavar="FILE", help=help)
-
-
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--batch", type=_counts, default=(), metavar="N,N", help="batch sizes; the profile's usual one")
-    parser.add_argument("--seq", type=_counts, default=(), metavar="N,N", help="widths, in tokens; the usual one")
+    parser.add_argument("--batch", type=counts, default=(), metavar="N,N", help="batch sizes; the profile's usual one")
+    parser.add_argument("--seq", type=counts, default=(), metavar="N,N", help="widths, in tokens; the usual one")
     parser.add_argument("--lengths", default="constant", help="constant (all --seq long), squad, or a file; constant")
     parser.add_argument("--seed", type=int, default=0, help="of ids and lengths; 0")
-    parser.add_argument("--runs", type=_count, default=10, metavar="N", help="of each engine, at least; 10")
-    parser.add_argument("--duration", type=_amount, default=3.0, metavar="SECONDS", help="for a shape, at least; 3")
-    parser.add_argument(
-        "--warm-up", type=_amount, default=200.0, metavar="MS", help="milliseconds of untimed runs; 200"
-    )
+    parser.add_argument("--runs", type=count, default=10, metavar="N", help="of each engine, at least; 10")
+    parser.add_argument("--duration", type=amount, default=3.0, metavar="SECONDS", help="for a shape, at least; 3")
+    parser.add_argument("--warm-up", type=amount, default=200.0, metavar="MS", help="milliseconds of untimed runs; 200")
     parser.add_argument("--against", metavar="PEER,PEER", help="torch, onnxruntime: the same network in them, in turn")
     parser.add_argument("--spec", help="the spec that the bundle was built from: peers get its weights")
     parser.add_argument("--weights", type=Path, help="with --spec: the checkpoint that the bundle was built from")
-    parser.add_argument(
-        "--price", type=_amount, metavar="DOLLARS", help="an hour: adds the cost of a million sequences"
-    )
+    parser.add_argument("--price", type=amount, metavar="DOLLARS", help="an hour: adds the cost of a million sequences")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw latency over batch")
-    _add_device(parser)
+    parser.add_argument("--ops", action="store_true", help="how long each op takes, in runs of their own: onnx, cuda")
+    add_device(parser)
     hidden = argparse.SUPPRESS
-    parser.add_argument("--warmUp", dest="warm_up", type=_amount, help=hidden, default=hidden)
-    parser.add_argument("--iterations", dest="runs", type=_count, help=hidden, default=hidden)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    """`1,8,32`."""
-    return tuple(map(_count, text.split(",")))
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) == int(text)):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, but `{text}` was found")
-    return int(text)
-
-
-def _amount(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, but `{text}` was found")
-    return number
+    parser.add_argument("--warmUp", dest="warm_up", type=amount, help=hidden, default=hidden)
+    parser.add_argument("--iterations", dest="runs", type=count, help=hidden, default=hidden)
 
 
 def _add_trtexec(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,6 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, get_args, get_origin, get_type_hints
 
 from bertc.errors import BertcError, Diagnostic, Span, did_you_mean, error
@@ -30,6 +29,7 @@ from bertc.spec import Profile
 from bertc.text.settings import TextSettings
 from bertc.tree import MappingNode, Node, ScalarNode, SequenceNode, read_source
 from bertc.version import VERSION
+from bertc.writing import scratch_beside
 
 MANIFEST = "manifest.json"
 GRAPH = "graph.net"
@@ -92,19 +92,14 @@ def write_bundle(path: Path, fill: Callable[[Path], Manifest], *, force: bool = 
     """
     path = Path(os.path.abspath(path))
     _refuse_existing(path, force)
-    try:
-        with TemporaryDirectory(dir=_nearest_directory(path), prefix=f".{path.name}.") as scratch:
-            made = Path(scratch, "new")  # a directory of its own, for the scratch one is closed to other users
-            made.mkdir()
-            manifest = fill(made)
-            files = sorted(path for path in made.rglob("*") if path.is_file())
-            manifest = replace(manifest, files={path.relative_to(made).as_posix(): _describe(path) for path in files})
-            (made / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-            _move_into_place(made, path, replaced=Path(scratch, "old"), force=force)
-    except OSError as problem:
-        raise error(
-            "B0605", f"`{path}` cannot be written: {problem}", None, "is there room, and may you write there?"
-        ) from None
+    with scratch_beside(path) as scratch:
+        made = scratch / "new"  # a directory of its own, for the scratch one is closed to other users
+        made.mkdir()
+        manifest = fill(made)
+        files = sorted(path for path in made.rglob("*") if path.is_file())
+        manifest = replace(manifest, files={path.relative_to(made).as_posix(): _describe(path) for path in files})
+        (made / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        _move_into_place(made, path, replaced=scratch / "old", force=force)
     return Bundle(path, manifest)
 
 
@@ -117,11 +112,6 @@ def _refuse_existing(path: Path, force: bool) -> None:
         raise error(
             "B0003", f"`{path}` exists and is not a bundle", None, "`--force` replaces bundles only; remove it yourself"
         )
-
-
-def _nearest_directory(path: Path) -> Path:
-    """The lowest directory above `path` that exists; what is made in it can be renamed to `path`."""
-    return next(parent for parent in path.parents if parent.is_dir())
 
 
 def _describe(path: Path) -> File:

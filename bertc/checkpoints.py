@@ -11,12 +11,14 @@ from pathlib import Path
 from bertc.elaborate import elaborate
 from bertc.errors import error
 from bertc.spec import Spec
+from bertc.spec_fields import QkvLayout
 from bertc.weights_io import Tensor, bind, canonical_names, open_checkpoint
 from bertc.weights_io.files import STORAGE
 from bertc.weights_io.megatron import is_megatron, megatron_tensors, separate_names
 from bertc.weights_io.names import likely_family
 from bertc.weights_io.quantisation import apart, is_for_quantisation
 from bertc.weights_io.safetensors_writer import write_safetensors
+from bertc.writing import replacing
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,19 @@ def read_weights(path: Path, spec: Spec, required: Mapping[str, tuple[int, ...]]
 
     Raises BertcError as `open_checkpoint`, `megatron_tensors` and `bind` do.
     """
+    return read_parameters(path, required, family=spec.family, heads=spec.sizes["heads"], layout=spec.qkv_layout)
+
+
+def read_parameters(
+    path: Path, required: Mapping[str, tuple[int, ...]], *, family: str | None, heads: int, layout: QkvLayout | None
+) -> Weights:
+    """The same where no spec is known: of the family whose names the checkpoint has, where none is given."""
     source = str(path)
     tensors, quantisation = apart(open_checkpoint(path))
-    if not is_megatron(tensors):
-        return Weights(bind(required, tensors, source=source, family=spec.family), quantisation)
-    heads, layout = spec.sizes["heads"], spec.qkv_layout
-    tensors = megatron_tensors(tensors, required, source=source, heads=heads, layout=layout)
-    return Weights(bind(required, tensors, source=source, family="megatron"), quantisation)
+    if is_megatron(tensors):
+        family = "megatron"
+        tensors = megatron_tensors(tensors, required, source=source, heads=heads, layout=layout)
+    return Weights(bind(required, tensors, source=source, family=family or likely_family(tensors)), quantisation)
 
 
 @dataclass(frozen=True)
@@ -98,16 +106,8 @@ def convert_weights(path: Path, output: Path, spec: Spec | None = None) -> Weigh
         raise error("B0003", f"`{output}` exists", None, "choose another place")
     weights = _all_weights(path) if spec is None else read_weights(path, spec, _required(spec))
     tensors = weights.quantisation | weights.parameters
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        try:
-            write_safetensors(beside, tensors)
-            beside.replace(output)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as problem:
-        message = f"`{output}` cannot be written: {problem.strerror}"
-        raise error("B0605", message, None, "is the folder there, and may you write in it?") from None
+    with replacing(output) as beside:
+        write_safetensors(beside, tensors)
     return weights
 
 

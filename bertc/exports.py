@@ -1,4 +1,4 @@
-"""A graph for other programs and for documents: DOT, JSON, Google's Model Explorer, SVG."""
+"""A graph for other programs and for documents: DOT, JSON, Google's Model Explorer, SVG, PNG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from bertc.costs import cost, evaluate
 from bertc.drawing.items import drawn
-from bertc.drawing.scene import scene
+from bertc.drawing.png import to_png
+from bertc.drawing.scene import Scene, scene
 from bertc.drawing.svg import to_svg
 from bertc.graph import INPUT, WEIGHT, Graph, Node
 
@@ -106,11 +107,16 @@ def _explorer_edge(graph: Graph, value: str, index: int) -> dict[str, str]:
     return {"sourceNodeId": producer.key, "sourceNodeOutputId": str(output), "targetNodeInputId": str(index)}
 
 
-TEXTS: dict[str, Callable[[Graph], str]] = {
+def _scene(graph: Graph) -> Scene:
+    return scene(drawn(graph, constants=False))
+
+
+EXPORTS: dict[str, Callable[[Graph], str | bytes]] = {
     "text": Graph.to_text,
     "dot": to_dot,
-    "svg": lambda graph: to_svg(scene(drawn(graph, constants=False)), "graph"),
+    "svg": lambda graph: to_svg(_scene(graph), "graph"),
+    "png": lambda graph: to_png(_scene(graph), "graph"),
     "model-explorer": to_model_explorer,
     "model-explorer-data": to_node_data,
 }
-"""Format -> what prints it."""
+"""Format -> what writes it."""

@@ -25,9 +25,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bertc.elaborate import ATTRIBUTE_KINDS
 from bertc.errors import BertcError, error
 from bertc.graph import Graph
+from bertc.meanings import ATTRIBUTE_KINDS
 from bertc.ops import Op
 from bertc.passes import FUNCTIONS, FUSIONS, Options
 from bertc.plugins import OPS, PLUGINS

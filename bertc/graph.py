@@ -15,7 +15,7 @@ import networkx as nx
 
 from bertc import notation
 from bertc.errors import Span, did_you_mean, error
-from bertc.ops import infer
+from bertc.inference import infer
 from bertc.plugins import OPS
 from bertc.types import Type, TypeMismatch, is_tuple
 

@@ -11,13 +11,11 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from bertc.errors import error
 from bertc.extensions import extend_installed
 from bertc.plugins import OPS
-
-KINDS = ("fusion", "family")
+from bertc.writing import scratch_beside
 
 
 def new(kind: str, name: str, folder: Path) -> list[Path]:
@@ -31,17 +29,10 @@ def new(kind: str, name: str, folder: Path) -> list[Path]:
     for file in texts:
         if os.path.lexists(folder / file):
             raise error("B0003", f"`{folder / file}` exists", None, "choose another name, or another folder with `-o`")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=f".{name}.") as scratch:
-            for file, text in texts.items():
-                Path(scratch, file).write_text(text, "utf-8")
-            _move(Path(scratch), folder, tuple(texts))
-    except FileExistsError as problem:
-        raise error("B0003", f"`{problem.filename2 or folder}` exists", None, "choose another name") from None
-    except OSError as problem:
-        message = f"`{folder}` cannot be written: {problem.strerror}"
-        raise error("B0605", message, None, "is there room, and may you write there?") from None
+    with scratch_beside(folder / name) as scratch:
+        for file, text in texts.items():
+            (scratch / file).write_text(text, "utf-8")
+        _move(scratch, folder, tuple(texts))
     return [folder / file for file in texts]
 
 
@@ -68,10 +59,13 @@ def _move(scratch: Path, folder: Path, names: tuple[str, ...]) -> None:
     """All files or none: a link, unlike a renaming, never takes the place of a file that is there."""
     moved: list[Path] = []
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             os.link(scratch / name, folder / name)
             moved.append(folder / name)
-    except OSError:
+    except OSError as problem:
         for path in moved:
             path.unlink()
+        if isinstance(problem, FileExistsError):
+            raise error("B0003", f"`{problem.filename2 or folder}` exists", None, "choose another name") from None
         raise

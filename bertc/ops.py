@@ -2,8 +2,8 @@
 
 The string given to `@op` is the signature in the notation, operands first, then results; `*` stands for any leading
 sizes, the same wherever it appears. Keyword-only parameters of the function are attributes. Where the shape of a result
-is not a pattern, a function of the operands' shapes and the attributes gives it. The reference computes in whatever
-float type its operands have; `bertc.reference` runs it in float64.
+is not a pattern, a function of bertc.result_shapes gives it. The reference computes in whatever float type its operands
+have; `bertc.reference` runs it in float64.
 
 An axis counts from the end (-1 is the last), so that it means the same for any number of leading sizes.
 """
@@ -11,19 +11,19 @@ An axis counts from the end (-1 is the last), so that it means the same for any 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from inspect import Parameter, formatannotation, getdoc, signature
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bertc.types import Dim, Shape, Type, TypeMismatch, broadcast, is_tuple, shape_text
+from bertc import result_shapes
+from bertc.types import Dim, Shape, TypeMismatch
 
 Array = NDArray[Any]
-Attributes = Mapping[str, Any]
 ShapeFunction = Callable[..., tuple[Shape, ...]]
 
 
@@ -103,262 +103,70 @@ def op(
     return lambda reference: Op(reference, operands, results, shapes, commutative, float32)
 
 
-# ------------------------------------------------------------------------------------------------------- inference
-
-
-@lru_cache(maxsize=4096)
-def infer(op: Op, operands: tuple[Type | None, ...], attributes: tuple[tuple[str, Any], ...]) -> tuple[Type, ...]:
-    """The types of an op's results; None stands for a literal number, which takes the type of its neighbours.
-
-    Raises TypeMismatch with a sentence that says what was expected and what was found.
-    """
-    _check_arguments(op, operands, dict(attributes))
-    given = op.defaults | dict(attributes)
-    patterns = op.operands * len(operands) if op.variadic else op.operands
-    sizes: dict[str, Dim | Shape] = {}
-    for name, pattern, type in zip(_names(op, len(operands)), patterns, operands, strict=True):
-        if type is None:
-            continue
-        if pattern.element is not None and type.element != pattern.element:
-            raise TypeMismatch(f"`{name}` of {op.name} is {pattern.element}, but {type} was given")
-        if pattern.dims is not None and not unify(pattern.dims, type.shape, sizes):
-            expected = shape_text(_fill(pattern.dims, sizes))
-            raise TypeMismatch(f"`{name}` of {op.name} has shape {expected}, but {shape_text(type.shape)} was given")
-    element = given.get("element") or _common_element(op, patterns, operands)
-    if op.shapes is not None:
-        shapes = op.shapes(*(type.shape if type is not None else () for type in operands), **given)
-        results = op.results if len(op.results) == len(shapes) else op.results * len(shapes)
-    else:
-        shapes = tuple(_fill(pattern.dims or (), sizes) for pattern in op.results)
-        results = op.results
-    return tuple(Type(r.element or element, shape) for r, shape in zip(results, shapes, strict=True))
-
-
-def unify(pattern: Sequence[Dim], shape: Shape, sizes: dict[str, Any]) -> bool:
-    """Whether a shape fits a pattern; binds the pattern's names in `sizes` as it goes."""
-    if pattern and pattern[0] == "*":
-        split = len(shape) - len(pattern) + 1
-        if split < 0 or sizes.setdefault("*", shape[:split]) != shape[:split]:
-            return False
-        pattern, shape = pattern[1:], shape[split:]
-    if len(pattern) != len(shape):
-        return False
-    return all(
-        sizes.setdefault(wanted, size) == size if isinstance(wanted, str) else wanted == size
-        for wanted, size in zip(pattern, shape, strict=True)
-    )
-
-
-def _fill(pattern: Sequence[Dim], sizes: Mapping[str, Any]) -> Shape:
-    """The pattern with the sizes that its names stand for, as far as they are known."""
-    known = (sizes.get(size, size) if isinstance(size, str) else size for size in pattern)
-    return tuple(dim for size in known for dim in (size if is_tuple(size) else (size,)))
-
-
-def _names(op: Op, count: int) -> tuple[str, ...]:
-    return op.operand_names * count if op.variadic else op.operand_names
-
-
-def _check_arguments(op: Op, operands: tuple[Type | None, ...], given: Attributes) -> None:
-    if not op.variadic and len(operands) != len(op.operands):
-        names = ", ".join(op.operand_names)
-        raise TypeMismatch(f"{op.name} takes {len(op.operands)} operands ({names}), but {len(operands)} were given")
-    if all(type is None for type in operands) and operands:
-        raise TypeMismatch(f"{op.name} takes values, but only numbers were given")
-    for name, parameter in op.attributes.items():
-        if name not in given and parameter.default is Parameter.empty:
-            raise TypeMismatch(f"{op.name} needs `{name}=`")
-    if unknown := sorted(given.keys() - op.attributes.keys()):
-        known = ", ".join(op.attributes) or "none"
-        raise TypeMismatch(f"{op.name} has no attribute `{unknown[0]}`; its attributes: {known}")
-
-
-def _common_element(op: Op, patterns: Sequence[Pattern], operands: tuple[Type | None, ...]) -> str:
-    free = [t.element for p, t in zip(patterns, operands, strict=True) if p.element is None and t is not None]
-    if len(set(free)) > 1:
-        raise TypeMismatch(
-            f"{op.name} takes operands of one element type, but {' and '.join(sorted(set(free)))} were given"
-        )
-    return free[0] if free else "f32"
-
-
-# ---------------------------------------------------------------------------------------------------------- shapes
-
-
-def _elementwise(*shapes: Shape) -> tuple[Shape, ...]:
-    return (broadcast(*shapes),)
-
-
-def _matmul(x: Shape, y: Shape) -> tuple[Shape, ...]:
-    if len(x) < 2 or len(y) < 2 or x[-1] != y[-2]:
-        raise TypeMismatch(
-            f"matmul takes [..., n, k] and [..., k, m], but {shape_text(x)} and {shape_text(y)} were given"
-        )
-    return ((*broadcast(x[:-2], y[:-2]), x[-2], y[-1]),)
-
-
-def _transpose(x: Shape, *, axes: tuple[int, ...]) -> tuple[Shape, ...]:
-    if sorted(axes) != list(range(len(x))):
-        raise TypeMismatch(
-            f"axes of {shape_text(x)} are a permutation of 0 to {len(x) - 1}, but {list(axes)} was given"
-        )
-    return (tuple(x[axis] for axis in axes),)
-
-
-def _reshape(x: Shape, *, shape: Shape) -> tuple[Shape, ...]:
-    def count(sizes: Shape) -> tuple[int, list[str]]:
-        return math.prod(s for s in sizes if isinstance(s, int)), sorted(s for s in sizes if isinstance(s, str))
-
-    if count(x) != count(shape):
-        raise TypeMismatch(
-            f"reshape keeps the number of elements, but {shape_text(x)} was to become {shape_text(shape)}"
-        )
-    return (tuple(shape),)
-
-
-def _axis(x: Shape, axis: int) -> int:
-    if not -len(x) <= axis < 0:
-        raise TypeMismatch(f"an axis of {shape_text(x)} counts from the end, -1 to -{len(x)}, but {axis} was given")
-    return len(x) + axis
-
-
-def _concat(*parts: Shape, axis: int) -> tuple[Shape, ...]:
-    at = _axis(parts[0], axis)
-    if any((*p[:at], *p[at + 1 :]) != (*parts[0][:at], *parts[0][at + 1 :]) for p in parts):
-        raise TypeMismatch(
-            f"concat joins shapes that differ along axis {axis} only, but got {', '.join(map(shape_text, parts))}"
-        )
-    total = sum(_number(p[at], "concat") for p in parts)
-    return ((*parts[0][:at], total, *parts[0][at + 1 :]),)
-
-
-def _split(x: Shape, *, sizes: tuple[int, ...], axis: int) -> tuple[Shape, ...]:
-    at = _axis(x, axis)
-    if sum(sizes) != x[at] or min(sizes, default=0) < 1:
-        raise TypeMismatch(f"the sizes of a split add up to {x[at]}, but {list(sizes)} was given")
-    return tuple((*x[:at], size, *x[at + 1 :]) for size in sizes)
-
-
-def _slice(x: Shape, *, start: int, size: Dim, axis: int) -> tuple[Shape, ...]:
-    at = _axis(x, axis)
-    end = x[at]
-    if start < 0 or (isinstance(size, int) and isinstance(end, int) and start + size > end):
-        raise TypeMismatch(f"a slice lies inside {shape_text(x)}, but {size} from {start} along axis {axis} does not")
-    return ((*x[:at], size, *x[at + 1 :]),)
-
-
-def _select(x: Shape, *, index: int, axis: int) -> tuple[Shape, ...]:
-    at = _axis(x, axis)
-    if index < 0 or (isinstance(end := x[at], int) and index >= end):
-        raise TypeMismatch(
-            f"an index along axis {axis} of {shape_text(x)} is at least 0 and in range, but {index} was given"
-        )
-    return ((*x[:at], *x[at + 1 :]),)
-
-
-def _sum(x: Shape, *, axis: int) -> tuple[Shape, ...]:
-    at = _axis(x, axis)
-    return ((*x[:at], *x[at + 1 :]),)
-
-
-def _cast(x: Shape, *, element: str) -> tuple[Shape, ...]:
-    return (x,)
-
-
-def _padding_mask(lengths: Shape, *, size: Dim, element: str) -> tuple[Shape, ...]:
-    return ((lengths[0], 1, 1, size),)
-
-
-def _rotary(x: Shape, *, base: float) -> tuple[Shape, ...]:
-    if _number(x[-1], "rotary") % 2:
-        raise TypeMismatch(f"rotary turns pairs of entries, but {x[-1]} is odd")
-    return (x,)
-
-
-def _relative_buckets(*, positions: int, buckets: int, distance: int) -> tuple[Shape, ...]:
-    if buckets % 4 or distance <= buckets // 4:
-        expected = f"a multiple of 4 buckets, and a distance over {buckets // 4}"
-        raise TypeMismatch(f"relative_buckets takes {expected}, but {buckets} and {distance} were given")
-    return ((positions, positions),)
-
-
-def _log_buckets(*, positions: int, buckets: int) -> tuple[Shape, ...]:
-    if buckets < 2 or positions - 1 <= buckets // 2:
-        expected = "at least 2 buckets, and more positions than half of them"
-        raise TypeMismatch(f"log_buckets takes {expected}, but {buckets} and {positions} were given")
-    return ((positions, positions),)
-
-
-def _number(size: Dim, what: str) -> int:
-    if isinstance(size, str):
-        raise TypeMismatch(f"{what} needs sizes known at build time, but `{size}` is not")
-    return size
-
-
 # ------------------------------------------------------------------------------------------------------------- ops
 
 
-@op("[...], [...] -> [...]", shapes=_elementwise, commutative=True)
+@op("[...], [...] -> [...]", shapes=result_shapes.elementwise, commutative=True)
 def add(x: Array, y: Array) -> Array:
     """z = x + y, broadcast."""
     return x + y
 
 
-@op("[...], [...] -> [...]", shapes=_elementwise)
+@op("[...], [...] -> [...]", shapes=result_shapes.elementwise)
 def subtract(x: Array, y: Array) -> Array:
     """z = x - y, broadcast."""
     return x - y
 
 
-@op("[...], [...] -> [...]", shapes=_elementwise, commutative=True)
+@op("[...], [...] -> [...]", shapes=result_shapes.elementwise, commutative=True)
 def multiply(x: Array, y: Array) -> Array:
     """z = x · y, broadcast."""
     return x * y
 
 
-@op("[...], [...] -> [...]", shapes=_elementwise)
+@op("[...], [...] -> [...]", shapes=result_shapes.elementwise)
 def divide(x: Array, y: Array) -> Array:
     """z = x / y, broadcast."""
     return x / y
 
 
-@op("[...], [...] -> [...]", shapes=_elementwise, commutative=True)
+@op("[...], [...] -> [...]", shapes=result_shapes.elementwise, commutative=True)
 def maximum(x: Array, y: Array) -> Array:
     """z = max(x, y), broadcast."""
     return np.maximum(x, y)
 
 
-@op("[...], [...] -> [...]", shapes=_matmul)
+@op("[...], [...] -> [...]", shapes=result_shapes.matmul)
 def matmul(x: Array, y: Array) -> Array:
     """z[..., i, j] = Σₖ x[..., i, k] · y[..., k, j]; leading sizes broadcast."""
     return np.matmul(x, y)
 
 
-@op("[...] -> [...]", shapes=_transpose)
+@op("[...] -> [...]", shapes=result_shapes.transpose)
 def transpose(x: Array, *, axes: tuple[int, ...]) -> Array:
     """Axis i of the result is axis axes[i] of x."""
     return np.transpose(x, axes)
 
 
-@op("[...] -> [...]", shapes=_reshape)
+@op("[...] -> [...]", shapes=result_shapes.reshape)
 def reshape(x: Array, *, shape: Shape) -> Array:
     """The elements of x, in row-major order, in another shape."""
     return np.reshape(x, [int(size) for size in shape])
 
 
-@op("[...] -> [...]", shapes=_concat)
+@op("[...] -> [...]", shapes=result_shapes.concat)
 def concat(*parts: Array, axis: int) -> Array:
     """The parts, one after the other along an axis."""
     return np.concatenate(parts, axis)
 
 
-@op("[...] -> [...]", shapes=_split)
+@op("[...] -> [...]", shapes=result_shapes.split)
 def split(x: Array, *, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
     """x cut along an axis into parts of the given sizes."""
     return tuple(np.split(x, np.cumsum(sizes)[:-1], axis))
 
 
-@op("[...] -> [...]", shapes=_slice)
+@op("[...] -> [...]", shapes=result_shapes.slice_)
 def slice_(x: Array, *, start: int, size: int, axis: int) -> Array:
     """`size` entries of x along an axis, from `start` on."""
     end = x.shape[axis]
@@ -367,13 +175,13 @@ def slice_(x: Array, *, start: int, size: int, axis: int) -> Array:
     return np.take(x, range(start, start + size), axis)
 
 
-@op("[...] -> [...]", shapes=_select)
+@op("[...] -> [...]", shapes=result_shapes.select)
 def select(x: Array, *, index: int, axis: int) -> Array:
     """The entry of x at an index of an axis; the axis goes."""
     return np.take(x, index, axis)
 
 
-@op("[...] -> [...]", shapes=_sum)
+@op("[...] -> [...]", shapes=result_shapes.sum_)
 def sum_(x: Array, *, axis: int) -> Array:
     """Σ of x along an axis; the axis goes."""
     return np.sum(x, axis, dtype=x.dtype)
@@ -385,7 +193,7 @@ def embedding(table: Array, ids: Array) -> Array:
     return table[ids]
 
 
-@op("i32[batch] -> [...]", shapes=_padding_mask)
+@op("i32[batch] -> [...]", shapes=result_shapes.padding_mask)
 def padding_mask(lengths: Array, *, size: int, element: str = "f32") -> Array:
     """mask[b, 0, 0, j] = 0 where j < lengths[b], else -10000, which a softmax turns into an exact zero.
 
@@ -403,7 +211,7 @@ def local_mask(mask: Array, *, window: int) -> Array:
     return np.where(2 * np.abs(places[:, None] - places) <= window, mask, -10000.0)
 
 
-@op("[*, seq, size] -> [*, seq, size]", shapes=_rotary)
+@op("[*, seq, size] -> [*, seq, size]", shapes=result_shapes.rotary)
 def rotary(x: Array, *, base: float) -> Array:
     """(x[p, i], x[p, i + size/2]), turned by p / base^(2i / size), for all places p and pairs i (Su et al. 2021)."""
     seq, half = int(x.shape[-2]), int(x.shape[-1]) // 2
@@ -421,7 +229,7 @@ def rotary_factors(base: float, size: int) -> tuple[Array, Array]:
     return np.tile(base ** (np.arange(half) / -half), 2), np.repeat([-1.0, 1.0], half)
 
 
-@op("-> i32[...]", shapes=_relative_buckets)
+@op("-> i32[...]", shapes=result_shapes.relative_buckets)
 def relative_buckets(*, positions: int, buckets: int, distance: int) -> Array:
     """The bucket that each distance j - i between two places falls into (Raffel et al. 2020, section 2.1).
 
@@ -437,7 +245,7 @@ def relative_buckets(*, positions: int, buckets: int, distance: int) -> Array:
     return np.where(offsets > 0, 2 * exact, 0) + np.where(apart < exact, apart, far)
 
 
-@op("-> i32[...]", shapes=_log_buckets)
+@op("-> i32[...]", shapes=result_shapes.log_buckets)
 def log_buckets(*, positions: int, buckets: int) -> Array:
     """The row of a table of 2 · buckets rows for each distance i - j between two places (He et al. 2021).
 
@@ -458,7 +266,7 @@ def take_along(x: Array, columns: Array) -> Array:
     return np.take_along_axis(x, np.broadcast_to(columns, (*x.shape[:-1], columns.shape[-1])), axis=-1)
 
 
-@op("[...] -> [...]", shapes=_cast)
+@op("[...] -> [...]", shapes=result_shapes.cast)
 def cast(x: Array, *, element: str) -> Array:
     """x in another element type. Between floats this is rounding, which the float64 reference leaves out."""
     return x.astype(np.int32) if element == "i32" else x.astype(np.result_type(x.dtype, np.float32))

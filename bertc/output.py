@@ -1,4 +1,4 @@
-"""What a command gives: documents on standard output, files, and bars on a terminal while it works."""
+"""What a command says: documents on standard output, and bars on a terminal while it works."""
 
 from __future__ import annotations
 
@@ -11,22 +11,34 @@ from pathlib import Path
 from typing import Any
 
 from bertc.errors import error
+from bertc.writing import replacing
+
+
+def to_document(schema: str, **content: object) -> str:
+    """One JSON document that names its schema."""
+    return json.dumps({"schema": f"bertc-{schema}/1", **content}, indent=2) + "\n"
 
 
 def document(schema: str, **content: object) -> int:
-    """Print one JSON document that names its schema; the exit code of a command that has done so."""
-    print(json.dumps({"schema": f"bertc-{schema}/1", **content}, indent=2))
+    """Print a document; the exit code of a command that has done so."""
+    print(to_document(schema, **content), end="")
     return 0
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file, and the folder that it is to be in. Raises B0605 when the file system refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    except OSError as problem:
-        message = f"`{path}` cannot be written: {problem.strerror}"
-        raise error("B0605", message, None, "is the folder there, and may you write in it?") from None
+def write(content: str | bytes, path: Path | None) -> None:
+    """Write to a file, or to standard output where there is none.
+
+    Raises BertcError B0605 when the file system refuses, B0212 for a picture that would go to a terminal.
+    """
+    if path is not None:
+        with replacing(path) as beside:
+            beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    elif isinstance(content, str):
+        print(content, end="")
+    elif sys.stdout.isatty():
+        raise error("B0212", "a picture is nothing for a terminal to show", None, "name a file with `-o`")
+    else:
+        sys.stdout.buffer.write(content)
 
 
 Progress = Callable[[str, int, int], None]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertc import notation
-from bertc.elaborate import Elaborator, Frame, Value
+from bertc.elaborator import Elaborator, Frame
 from bertc.errors import BertcError, error
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node, Operand
+from bertc.meanings import Value
 from bertc.notation import Expression, List, Name, Number, Parameter
 from bertc.plugins import OPS
 from bertc.rule import PatternNode, Rule

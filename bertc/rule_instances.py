@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from bertc.elaborate import Elaborator, Frame, Value
+from bertc.elaborator import Elaborator, Frame
 from bertc.errors import BertcError, Diagnostic, error
 from bertc.graph import INPUT, WEIGHT, Graph, Node
+from bertc.meanings import Value
 from bertc.notation import Body, Parameter, Star, names_in
 from bertc.plugins import OPS
 from bertc.reference import evaluate

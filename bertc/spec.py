@@ -85,8 +85,18 @@ def load_spec(argument: str) -> Spec:
     A shipped name wins over a file of that name; `./bert-base` is the file. Raises BertcError with everything that is
     wrong in the file.
     """
-    tree = _open(argument, Path(), None)
-    return _spec(tree, Path(os.path.abspath(argument)).name.removesuffix(".yaml").removesuffix(".yml"), argument)
+    return _spec(_open(argument, Path(), None), _name(Path(os.path.abspath(argument))), argument)
+
+
+def _name(path: Path) -> str:
+    """That of the file or folder; of the folder above where it says nothing: `model`, or a snapshot in the hub's cache,
+    models--ORGANISATION--NAME/snapshots/HASH. A config's `_name_or_path` is that of the model it was trained from.
+    """
+    if path.parent.name == "snapshots":
+        return path.parent.parent.name.rpartition("--")[2]
+    if path.name == "model":
+        return path.parent.name or path.name
+    return path.name.removesuffix(".yaml").removesuffix(".yml")
 
 
 def parse_spec(source: Source) -> Spec:

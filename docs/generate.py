@@ -12,13 +12,15 @@ from importlib.resources import files
 from pathlib import Path
 
 import bertc
-from bertc.errors import CODES, Code, Source
+from bertc.codes import CODES, Code
+from bertc.errors import Source
 from bertc.ops import PRIMITIVES, Op, Pattern
 from bertc.passes import CHOSEN, FINISH, FUSIONS, rules
 from bertc.plugins import PACKED, PLUGINS
 from bertc.rule import Rule
 from bertc.spec import parse_spec
 from bertc.spec_schema import table_text
+from bertc.writing import write_text
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "reference"
@@ -178,9 +180,8 @@ def keys() -> Iterator[str]:
 
 
 def write(pages: Mapping[str, str], folder: Path = FOLDER) -> None:
-    folder.mkdir(exist_ok=True)
     for name, words in pages.items():
-        (folder / name).write_text(words, "utf-8")
+        write_text(folder / name, words)
 
 
 if __name__ == "__main__":

@@ -277,10 +277,6 @@ def after_length(mutation: Mutation, layout: str = "<Q") -> Mutation:
     return mutated
 
 
-def one_of(*mutations: Mutation) -> Mutation:
-    return lambda content, choose: choose.choice(mutations)(content, choose)
-
-
 def mutated(content: bytes, mutations: Sequence[Mutation], choose: Random) -> bytes:
     """One to three mutations, one after the other; the later ones of bytes, since the structure may be gone."""
     changed = choose.choice(mutations)(content, choose)

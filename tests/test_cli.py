@@ -74,6 +74,20 @@ def test_explain_names_the_nearest_miss(spec: str, capsys: pytest.CaptureFixture
     assert run(["explain", "B0103"]) == 0
 
 
+def test_explain_takes_the_passes_it_is_told(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of rules before the others, or after one that leaves nothing to it, or one left out."""
+    path = tmp_path / "mine.net"
+    path.write_text("rule mine(x: [*, n], bias: weight[n]):\n    gelu(x + bias)\n=>\n    bias_gelu(x, bias)\n")
+    told = {
+        ("--passes", f"{path},default"): "mine: 2 fired",
+        ("--passes", f"default,{path}"): "mine: 0 fired",
+        ("--passes", f"default,{path}", "--without", "fuse_bias_gelu"): "mine: 2 fired",
+    }
+    for flags, said in told.items():
+        assert run(["explain", spec, str(path), *flags]) == 0
+        assert capsys.readouterr().out.startswith(said)
+
+
 def test_check_says_no_to_a_wrong_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.net"
     path.write_text("rule wrong(x: [*, n], bias: weight[n]):\n    gelu_tanh(x + bias)\n=>\n    bias_gelu(x, bias)\n")
@@ -171,9 +185,9 @@ def test_outputs_that_cannot_be_written_leave_nothing(spec: str, tmp_path: Path,
     np.savez(tmp_path / "in.npz", **padded_batch)
     assert run(["build", spec, "--target", "onnx", "--random-weights", "0", "-o", str(tmp_path / "x")]) == 0
     before = sorted(tmp_path.rglob("*"))
-    outputs = tmp_path / "missing" / "out.npz"
+    outputs = tmp_path / "in.npz" / "out.npz"
     assert run(["run", str(tmp_path / "x"), "--inputs", str(tmp_path / "in.npz"), "--outputs", str(outputs)]) == 3
-    assert "missing/out.npz" in capfd.readouterr().err
+    assert "in.npz/out.npz` cannot be written: Not a directory" in capfd.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 

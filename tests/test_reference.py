@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bertc.errors import CODES
+from bertc.codes import CODES
 from bertc.passes import CHOSEN, FINISH, FUSIONS
 from bertc.plugins import OPS
 from bertc.spec_fields import SPEC

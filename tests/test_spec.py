@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertc.errors import USAGE, BertcError, Source
+from bertc.codes import USAGE
+from bertc.errors import BertcError, Source
 from bertc.shapes import Profile, Range, parse_input_shapes, parse_shapes
 from bertc.spec import Slot, Spec, load_spec, override, parse_spec, shipped_specs, spec_hash
 from bertc.spec_fields import ACTIVATIONS, INPUT_NAMES, PRECISIONS, TARGETS
@@ -358,6 +359,21 @@ def test_weights_of_a_directory(tmp_path: Path) -> None:
     assert directory(folder).weights == folder / "model.safetensors"
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     assert directory(folder).weights == folder
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("bert-mine", "bert-mine"),
+        ("all-MiniLM-L6-v2/model", "all-MiniLM-L6-v2"),
+        ("models--sentence-transformers--all-MiniLM-L6-v2/snapshots/c9745ed1d9f2", "all-MiniLM-L6-v2"),
+        ("my.model", "my.model"),
+    ],
+)
+def test_a_directory_has_a_name_that_tells(folder: str, name: str, tmp_path: Path) -> None:
+    """Its own, unless that says nothing; what a config calls itself is the model that it was trained from."""
+    config = {**CONFIG, "_name_or_path": "nreimers/MiniLM-L6-H384-uncased"}
+    assert load_spec(str(write(tmp_path / folder / "config.json", config).parent)).name == name
 
 
 def test_a_directory_is_a_base(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bertc.errors import BAD_INPUT, UNSUPPORTED, USAGE, BertcError, Source
+from bertc.codes import BAD_INPUT, UNSUPPORTED, USAGE
+from bertc.errors import BertcError, Source
 from bertc.spec import Spec, load_spec, parse_spec, shipped_specs
 
 GOLDEN = Path(__file__).parent / "golden" / "spec_errors"

@@ -1,0 +1,62 @@
+"""argparse as bertc has it: its exit code, its environment variables, the numbers that flags take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import NoReturn
+
+from bertc.codes import USAGE
+from bertc.errors import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with bertc's exit code and form of message."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"error: {message}\nSee `{self.prog} --help`.\n")
+
+    def refuse(self, argument: str) -> NoReturn:
+        """A misspelt flag is answered with the nearest one."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        self.error(f"unknown argument `{argument}`; {did_you_mean(argument.partition('=')[0], flags)}")
+
+    def read_environment(self, environment: Mapping[str, str]) -> None:
+        """Make the variable `BERTC_FLAG` the default of `--flag`; what is typed goes before it."""
+        for action in self._actions:
+            variable = f"BERTC_{action.dest.upper()}"
+            hidden = action.help is argparse.SUPPRESS or action.dest == "help"
+            if hidden or not action.option_strings or variable not in environment:
+                continue
+            value = environment[variable]
+            choices = ("0", "1") if action.nargs == 0 else action.choices
+            if choices is not None and value not in choices:
+                self.error(f"{variable} is one of {', '.join(choices)}, but `{value}` was found")
+            given = value == "1" if action.nargs == 0 else [value] if isinstance(action.default, list) else value
+            self.set_defaults(**{action.dest: given})
+            action.required = False
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """`1,8,32`."""
+    return tuple(map(count, text.split(",")))
+
+
+def count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) == int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, but `{text}` was found")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, but `{text}` was found")
+    return number
+
+
+def add_device(parser: argparse.ArgumentParser, default: int | str = 0) -> None:
+    parser.add_argument("--device", type=int, default=default, metavar="N", help="the number of the GPU; 0")

@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all: written beside their place and renamed into it (rename(2) is atomic)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bertc.errors import error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file. Raises BertcError as `replacing` does."""
+    with replacing(path) as beside:
+        beside.write_text(text, "utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Where to write a file that takes the place of `path` once the body has ended; its folder is made if need be.
+
+    When the body raises, what stood at `path` still does, and nothing else is left. Where `path` is a link, it stays
+    one. Raises BertcError B0605 when something other than a file stands there, or the file system refuses.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        found = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise error("B0605", f"`{path}` cannot be written: {found} stands there", None, "name a file")
+    with scratch_beside(path) as scratch:
+        place, written = Path(os.path.realpath(path)), scratch / path.name
+        yield written
+        place.parent.mkdir(parents=True, exist_ok=True)
+        written.replace(place)
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Generator[Path]:
+    """An empty folder, gone when the body ends, from which a rename can move to `path`; no folder above it is made.
+
+    Raises BertcError B0605 for whatever the file system refuses, also in the body.
+    """
+    try:
+        place = Path(os.path.realpath(path))
+        above = next(parent for parent in place.parents if parent.exists())
+        with TemporaryDirectory(dir=above, prefix=".bertc-") as scratch:
+            yield Path(scratch)
+    except OSError as problem:
+        message = f"`{path}` cannot be written: {problem.strerror or problem}"
+        raise error("B0605", message, None, "is there room, and may you write there?") from None

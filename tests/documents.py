@@ -1,6 +1,6 @@
 """A document's code blocks, and what doing them means.
 
-    ```sh        each line is a command; `# exit 1` behind it says that it ends with that code
+    ```sh        each line is a command; `# exit 1` behind it says that it ends with that code, `> FILE` where it prints
     ```text      what the commands of the block before print; `...` stands for anything
     ```python    a program of its own
     ```yaml      and net, toml: read as what they are; ```diff is of two dumps
@@ -118,6 +118,9 @@ def commands(block: Block) -> list[str]:
 def command(line: str) -> str:
     """Run a line, and give what it prints."""
     words = shlex.split(line, comments=True)
+    if ">" in words:
+        Path(words[words.index(">") + 1]).write_text(command(line.partition(" > ")[0]), "utf-8")
+        return ""
     expected = re.search(r"# exit (\d+)$", line)
     code = int(expected[1]) if expected else 0
     match words:

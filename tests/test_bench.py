@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from bertc.bench import bench
 from bertc.bench.lengths import draw_lengths
 from bertc.bench.machine import FIELDS, Gpu, parse_gpu
 from bertc.bench.measure import Contestant, Protocol, Times, measure
+from bertc.bench.op_times import OpTime
 from bertc.bench.picture import Line, picture
 from bertc.bench.report import Cold, Report, Row, compared, measured, picture_lines, to_text
 from bertc.bench.statistics import Quartiles, dollars_per_million, is_stable, ratios, summary
@@ -190,6 +192,12 @@ def test_lengths_that_cannot_be_read(tmp_path: Path, make: Callable[[Path], Any]
 
 # --------------------------------------------------------------------------------------------------------------- report
 
+OPS = (
+    OpTime("encoder.0.merged", "attention", 300.0, 0.6),
+    *(OpTime(f"encoder.{layer}.ffn.up.matmul", "matmul", 87.5, 0.175) for layer in (0, 1)),
+    OpTime("Reformat 0", "", 25.0, 0.05),
+)
+
 GPU = Gpu("NVIDIA H200", "580.10", 1980.0, 1980.0, 690.5, 700.0, 61.0)
 
 
@@ -203,7 +211,8 @@ def report() -> Report:
         engines = tuple(
             measured(name, times, batch, 128 * batch, 3.2) for name, times in (("bertc", ours), ("torch", theirs))
         )
-        rows.append(Row(batch, 128, 128 * batch, engines, (compared("torch", ours, theirs, 1e-3 / batch),), GPU))
+        ratios = (compared("torch", ours, theirs, 1e-3 / batch),)
+        rows.append(Row(batch, 128, 128 * batch, engines, ratios, GPU, OPS if batch == 1 else None))
     about = {"bertc": "bertc 0.1.0, target cuda", "torch": "torch 2.13, torch.compile and CUDA graphs"}
     return Report(
         "out/x", "bert-large", "cuda", "fp16", "squad", 0, "AMD EPYC, 16 cores", about, False, Cold(812.4, 131.26),
@@ -308,7 +317,7 @@ def test_json_has_the_keys_of_the_report(bundle: Path, capsys: pytest.CaptureFix
     expected = {"schema": None, **keys(Report)}
     expected["engines"] = {"bertc": None, "torch": None}
     rows = expected["rows"]
-    rows["gpu"] = rows["engines"]["device_ms"] = rows["ratios"]["compute"] = None
+    rows["gpu"] = rows["engines"]["device_ms"] = rows["ratios"]["compute"] = rows["ops"] = None
     assert found == expected
     assert document["schema"] == "bertc-bench/1"
     (row,) = document["rows"]
@@ -340,6 +349,44 @@ def test_shapes_lengths_and_a_picture(bundle: Path, tmp_path: Path, capsys: pyte
     ]
     assert "fast as" not in text
     ElementTree.parse(tmp_path / "x.svg")
+
+
+def test_times_of_ops(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nodes of the bundle's graph with their ops, the slowest first, by which all of the record is accounted for."""
+    assert run(["bench", str(bundle), "--ops", "--json", *QUICK]) == 0
+    ops = json.loads(capsys.readouterr().out)["rows"][0]["ops"]
+    kinds = {op["name"]: op["op"] for op in ops}
+    assert kinds["encoder.1.merged"] == "attention"
+    assert kinds["encoder.0.ffn.down.matmul"] == "matmul"
+    assert kinds["embeddings.norm"] == "embed_norm"
+    assert "" not in kinds.values()
+    times = [op["microseconds"] for op in ops]
+    assert times == sorted(times, reverse=True)
+    assert sum(op["share"] for op in ops) == pytest.approx(1.0, rel=1e-9)
+    assert ops[0]["share"] == pytest.approx(times[0] / sum(times), rel=1e-9)
+
+
+def test_the_first_runs_are_not_in_the_record(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer has an event for each run that counts."""
+
+    def counted(events: Any) -> Counter[str]:
+        return Counter(event["name"] for event in events)
+
+    monkeypatch.setattr("bertc.targets.onnx.session.of_onnxruntime", counted)
+    with bertc.open(bundle) as engine:
+        measure = engine.runtime.step_times
+        assert measure is not None
+        found = measure(engine.checked({"input_ids": np.ones((2, 8), np.int32)}), 4)
+    assert found["model_run"] == found["encoder.1.merged_kernel_time"] == 4
+
+
+def test_times_of_ops_that_the_engine_does_not_tell(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = bertc.open(bundle)
+    runtime = replace(opened.runtime, step_times=None)
+    monkeypatch.setattr("bertc.bench.open", lambda path, device: Engine(opened.bundle, runtime))
+    with pytest.raises(BertcError) as caught:
+        bench(bundle, protocol=Protocol(2, 0.0, 0.0), ops=True)
+    assert (caught.value.diagnostics[0].code, caught.value.exit_code) == ("B0805", 4)
 
 
 def test_trtexec_names(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,24 @@ def test_every_block_does_what_it_says(
         runner.do(block)
 
 
+def links(document: Path) -> set[Path]:
+    """The files of the repository that a document leads to."""
+    targets = re.findall(r"\]\(([\w./-]+\.\w+)\)", document.read_text("utf-8"))
+    return {(document.parent / target).resolve() for target in targets}
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    found, waiting = set[Path](), [ROOT / "README.md"]
+    while waiting:
+        document = waiting.pop()
+        assert document.is_file(), document
+        if document not in found:
+            found.add(document)
+            waiting += links(document) if document.suffix == ".md" else ()
+    assert {ROOT / document for document in DOCUMENTS} <= found
+    assert set(ROOT.glob("docs/images/*.png")) <= found
+
+
 WRONG = {
     "bertc inspect bert-bse --passes": ("sh", "ended with 2"),
     "# needs a GPU\nbertc build bert-base --targte cuda": ("sh", "is no argument"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,19 @@ def test_layers_are_alike_only_where_they_read_alike() -> None:
     assert frames_of(skip, "encoder.2.y, encoder.3.y") == [(0, 1), (1, 2), (3, 1)]
     apart = [*fan[:2], "other = tanh(x)", "encoder.2.y = gelu(other)"]
     assert frames_of(apart, "encoder.1.y, encoder.2.y") == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_layers_that_share_their_weights_are_folded() -> None:
+    """ALBERT's, whose parameters have no number: what is computed with them has the number of its layer."""
+    spec = replace(small_spec(), sizes={**small_spec().sizes, "layers": 5})
+    slot = replace(spec.network["encoder"], repeat=5, shared=True)
+    spec = replace(spec, network={**spec.network, "encoder": slot})
+    for stage in bertc.stages(spec):
+        found = scene(drawn(stage.graph, constants=False)).frames
+        assert [(frame.run.first, frame.run.count) for frame in found] == [(0, 5)], stage.name
+    weights = {node.key for node in stage.graph.weights}
+    assert "encoder.ffn.up.weight" in weights
+    assert not any(key.startswith("encoder.0") for key in weights)
 
 
 def test_a_layer_that_gives_more_is_not_folded_away() -> None:

@@ -297,6 +297,48 @@ def test_layers_that_take_turns_unfold_too(browser: Chromium, tmp_path: Path) ->
     assert sorted(browser.evaluate(keys)) == sorted(f"encoder.{number}.y" for number in range(13))
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["graph(x: f32[4]):", "    y = gelu(x)", "    return y"],
+        ["graph(größe: f32[4]):", "    return größe"],
+        ["graph(w: weight[4]):", "    y = gelu(w)", "    return y"],
+    ],
+    ids=["one op", "none", "constants alone"],
+)
+def test_the_smallest_graphs_take_every_key(browser: Chromium, tmp_path: Path, lines: list[str]) -> None:
+    graph = read_graph(parse_graph("\n".join([*lines, ""])))
+    subject = replace(spec_subject(small_spec()), stages=(Stage("only", graph, 0, 0.0),))
+    (tmp_path / "x.html").write_text(view([subject]), "utf-8")
+    browser.open(tmp_path / "x.html")
+    for key in ("1", "2", "3", "j", "k", "n", "p", "u", "f", "0", "+", "-", "t", "Home", "End", "Escape"):
+        browser.press(key)
+    assert chosen(browser) == "only"
+    assert count(browser, ".node") == len(list(graph)) + len(graph.outputs)
+
+
+def test_the_focus_stays_where_the_keyboard_has_it(browser: Chromium, large: Path) -> None:
+    """What is pressed is drawn anew; its next state has the focus, so that it can be pressed again."""
+    browser.open(large, "#pass=drop_unused&view=graph")
+    focused = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"
+
+    def press_on(selector: str, key: str = "Enter") -> str:
+        browser.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
+        browser.press(key)
+        return browser.evaluate(focused)
+
+    assert press_on('[aria-label="The next layer"]') == "The next layer"
+    browser.press("Enter")
+    assert count(browser, node("encoder.2.merged")) == 1
+    assert press_on(FOLDED) == "Fold 24 layers that are alike"
+    browser.press(" ")
+    assert browser.evaluate(focused) == "Unfold 24 layers that are alike"
+    assert press_on(node("encoder.2.merged")) == "attention encoder.2.merged"
+    assert text(browser, "#details .key") == "encoder.2.merged"
+    assert press_on('#details [data-go="mask.padding_mask"]') == "Details"
+    assert press_on('[data-view="constants"]') == "With constants"
+
+
 def test_constants_can_be_shown(browser: Chromium, small: Path) -> None:
     browser.open(small)
     assert count(browser, ".node.constant") == 0
@@ -359,7 +401,7 @@ def test_every_control_has_a_name(browser: Chromium, small: Path) -> None:
     assert "attention encoder.0.merged, came" in names
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [375, 1280])
 def test_it_fits_the_screen(browser: Chromium, small: Path, width: int) -> None:
     browser.size(width, 844, mobile=width < 900)
     browser.open(small, "#pass=fuse_attention&view=changes")

@@ -77,11 +77,14 @@ def test_document_can_be_rebuilt_stage_by_stage() -> None:
     """What came and what went, applied one after the other, gives the nodes of each stage."""
     subject = spec_subject(small_spec())
     (side,) = document([subject], None, histograms=False)["sides"]
-    shown: dict[str, int] = {}
+    shown: dict[str, dict[str, Any]] = {}
     for stage, one in zip(subject.stages, side["passes"], strict=True):
-        shown = {key: row for key, row in shown.items() if key not in one["went"]}
-        shown |= {side["nodes"][row][0]: row for row in one["came"]}
-        assert {key: side["nodes"][row][1] for key, row in shown.items()} == {node.key: node.op for node in stage.graph}
+        shown = {key: node for key, node in shown.items() if key not in one["went"]}
+        came = [dict(zip(side["fields"], side["nodes"][row], strict=True)) for row in one["came"]]
+        shown |= {node["key"]: node for node in came}
+        assert {key: (node["op"], node["inputs"], node["attributes"]) for key, node in shown.items()} == {
+            node.key: (node.op, node.inputs, dict(node.attributes)) for node in stage.graph
+        }
         assert one["ops"] == len(stage.graph)
 
 
@@ -89,8 +92,8 @@ def test_targets_say_what_they_make_of_a_fused_op() -> None:
     (side,) = document([spec_subject(small_spec(), "onnx")], None, histograms=False)["sides"]
     last = side["passes"][8]
     assert last["name"] == "fuse_skip_norm"
-    rows = [side["nodes"][row] for row in last["came"]]
-    (fate, *_) = {json.dumps(side["fates"][row[10]]["onnx"]) for row in rows if row[1] == "skip_norm"}
+    nodes = [dict(zip(side["fields"], side["nodes"][row], strict=True)) for row in last["came"]]
+    (fate, *_) = {json.dumps(side["fates"][node["fates"]]["onnx"]) for node in nodes if node["op"] == "skip_norm"}
     assert json.loads(fate)[0] == "expanded"
     assert "twice the time" in json.loads(fate)[1]
 
@@ -142,7 +145,19 @@ def test_trtexec_profile(tmp_path: Path) -> None:
     entries = [{"count": 100}, *({"name": name, "averageMs": time, "timeMs": 1} for name, time in layers.items())]
     profile = read_profile(write(tmp_path, entries), STAGES["drop_unused"].graph)
     assert profile.milliseconds == {"encoder.0.merged": 0.625, "encoder.0.ffn.up.matmul": 0.25}
-    assert profile.others == 0.0625
+    assert profile.others == {"Reformatting CopyNode for Input Tensor 0": 0.0625}
+
+
+def test_bench_profile(tmp_path: Path) -> None:
+    """Of the shape that was measured first; what is no node's is told apart."""
+    ops = [
+        {"name": "encoder.0.merged", "op": "attention", "microseconds": 500.0, "share": 0.8},
+        {"name": "CopyNode", "op": "", "microseconds": 125.0, "share": 0.2},
+    ]
+    rows = [{"batch": 1, "ops": ops}, {"batch": 8, "ops": [{**ops[0], "microseconds": 9e3}]}]
+    profile = read_profile(write(tmp_path, {"schema": "bertc-bench/1", "rows": rows}), STAGES["drop_unused"].graph)
+    assert profile.milliseconds == {"encoder.0.merged": 0.5}
+    assert profile.others == {"CopyNode": 0.125}
 
 
 def test_onnxruntime_profile(tmp_path: Path) -> None:
@@ -161,14 +176,24 @@ def test_onnxruntime_profile(tmp_path: Path) -> None:
     profile = read_profile(trace, bertc.compile(small_spec(), "onnx"))
     events = [event for event in json.loads(trace.read_text()) if event["name"].endswith("_kernel_time")]
     total = sum(event["dur"] for event in events) / 1e3 / 3
-    assert sum(profile.milliseconds.values()) + profile.others == pytest.approx(total, rel=1e-9)
+    assert sum(profile.milliseconds.values()) + sum(profile.others.values()) == pytest.approx(total, rel=1e-9)
     assert "encoder.1.merged" in profile.milliseconds
+    assert profile.others == {}
+
+
+def test_a_profile_of_many_runs(tmp_path: Path) -> None:
+    """ONNX Runtime writes an event with all shapes for each op of each run: here a hundred runs of seventy ops."""
+    shapes = [{"float": [8, 128, 384]}] * 9
+    event = {"cat": "Node", "name": "encoder.0.merged_kernel_time", "dur": 2000, "args": {"input_type_shape": shapes}}
+    profile = read_profile(write(tmp_path, [event] * 7000), STAGES["drop_unused"].graph)
+    assert profile.milliseconds == {"encoder.0.merged": pytest.approx(2.0, rel=1e-12)}
 
 
 BAD = {
     "not JSON": ("no", "is not JSON"),
-    "no list": ({"schema": "bertc-bench/1", "rows": []}, "has no times of layers"),
-    "no times": ([{"count": 3}], "has no times of layers"),
+    "without --ops": ({"schema": "bertc-bench/1", "rows": [{"ops": None}]}, "has no times of ops or layers"),
+    "no rows": ({"schema": "bertc-bench/1", "rows": []}, "has no times of ops or layers"),
+    "no times": ([{"count": 3}], "has no times of ops or layers"),
     "another network": ([{"name": "conv1", "averageMs": 1.0}], "none of them named as in this graph"),
     "too deep": ("[" * 100_000, "deep"),
 }
@@ -197,6 +222,14 @@ def test_view_writes_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     monkeypatch.setattr("webbrowser.open", opened.append)
     assert run(["view", "minilm-l6", "--without", "fuse_attention", "--against", "minilm-l6", "-o", "x.html"]) == 0
     assert opened == [(tmp_path / "x.html").as_uri()]
+
+
+@pytest.mark.parametrize("flags", [["--passes", "default"], ["--without", "fuse_attention"], ["--histograms"]])
+def test_a_bundle_refuses_what_is_for_specs(flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    bertc.build(small_spec(), tmp_path / "x", "onnx", random_seed=0)
+    assert run(["view", str(tmp_path / "x"), *flags, "--no-open", "-o", str(tmp_path / "x.html")]) == 2
+    assert f"`{flags[0]}` is for specs, but `{tmp_path / 'x'}` is a bundle" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_no_text_of_a_document_ends_its_element() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from bertc.bench.lengths import CONSTANT
 from bertc.bench.machine import cpu_name, gpu_state
 from bertc.bench.measure import Contestant, Protocol, measure
+from bertc.bench.op_times import op_times
 from bertc.bench.peers import Network, Peer, bundle_graph, bundle_weights, check_peer, open_peer
 from bertc.bench.report import OURS, Cold, Compared, Report, Row, compared, measured
 from bertc.bench.workload import Workload, draw_workloads
@@ -45,6 +46,7 @@ def bench(
     weights: Path | None = None,
     price: float | None = None,
     device: int = 0,
+    ops: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Open the bundle at `path` on a device and measure it for each batch size and width, the profiles' usual ones when
@@ -52,10 +54,11 @@ def bench(
 
     `lengths` is `constant`, `squad` or a file of numbers (see `draw_lengths`); sequences that are drawn go through
     `Engine.run_sequences`, whole ones through `Engine.run`. `spec` is what the bundle was built from, whose weights
-    peers get, or those at `weights`; without it theirs are random. `price` is in dollars an hour.
+    peers get, or those at `weights`; without it theirs are random. `price` is in dollars an hour. `ops` measures
+    each op as well, in runs behind the others.
 
     Raises BertcError: what opening and running the bundle raises, B0001 and B0801 for peers, B0802 for other weights,
-    B0002 and B0212 for lengths.
+    B0805 for an engine that does not tell the times of ops, B0002 and B0212 for lengths.
     """
     for name in against:
         check_peer(name)
@@ -73,6 +76,12 @@ def bench(
         if peers and not on_gpu:
             protocol = replace(protocol, rest=REST)
         rows = [_row(engine, load, peers, same, protocol, price, progress) for load in loads]
+        if ops:
+            graph = bundle_graph(engine.bundle)
+            rows = [
+                replace(row, ops=op_times(engine, graph, load, protocol.runs))
+                for row, load in zip(rows, loads, strict=True)
+            ]
         manifest = engine.bundle.manifest
         return Report(
             bundle=str(path),

@@ -9,6 +9,7 @@ import numpy as np
 
 from bertc.bench.machine import Gpu
 from bertc.bench.measure import Times
+from bertc.bench.op_times import OpTime, by_kind
 from bertc.bench.picture import Line
 from bertc.bench.statistics import Quartiles, Summary, dollars_per_million, is_stable, ratios, summary
 from bertc.targets import Phases
@@ -60,6 +61,8 @@ class Row:
     ratios: tuple[Compared, ...]
     gpu: Gpu | None
     """Right behind the last run, so that clock and power are those of the measurement; None on the CPU."""
+    ops: tuple[OpTime, ...] | None = None
+    """Of ours, the slowest first; None where they were not asked for."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,17 @@ def _row_lines(row: Row) -> Iterator[str]:
             yield f"  {engine.engine}: bound by {'copies' if engine.bound_by == 'copies' else 'the host'}"
     for ratio in row.ratios:
         yield "  " + _ratio_line(ratio)
+    if row.ops is not None:
+        yield from _op_lines(row.ops)
+
+
+def _op_lines(ops: Sequence[OpTime]) -> Iterator[str]:
+    yield f"  ops, in runs of their own: {sum(op.microseconds for op in ops):.0f} µs"
+    kinds = by_kind(ops)
+    widest = max(len(kind.op) for kind in kinds)
+    for kind in kinds:
+        name = kind.op.ljust(widest)
+        yield f"    {name}  {kind.count:4} times  {kind.microseconds:9.1f} µs  {100 * kind.share:5.1f} %"
 
 
 def _cells(engine: Measured, has_device: bool) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -66,7 +66,7 @@ def member(key: str) -> Member | None:
 def drawn(graph: Graph, *, constants: bool) -> list[Item]:
     """The boxes of one graph; with `constants`, those of weights and of what is computed from them as well."""
     keys = {node.key for node in graph if constants or not graph.is_constant(node.key)}
-    return [*_items(graph, dict.fromkeys(keys, State.KEPT)), *_outputs(graph)]
+    return [*_items(graph, dict.fromkeys(keys, State.KEPT)), *_outputs(graph, keys)]
 
 
 def compared(before: Graph, after: Graph) -> list[Item]:
@@ -88,7 +88,7 @@ def compared(before: Graph, after: Graph) -> list[Item]:
     }
     later = {item.id.key: item for item in _items(after, kept)}
     items = list(_merged(before, went, later))
-    return [*items, *_outputs(after)]
+    return [*items, *_outputs(after, kept.keys())]
 
 
 def _state(old: Node | None, new: Node) -> State:
@@ -104,9 +104,11 @@ def _items(graph: Graph, states: Mapping[str, State]) -> Iterator[Item]:
             yield Item(Id(node.key), states[node.key], node, reads)
 
 
-def _outputs(graph: Graph) -> Iterator[Item]:
+def _outputs(graph: Graph, drawn: Collection[str]) -> Iterator[Item]:
+    """One that is a constant is drawn without a line where constants are not drawn."""
     for name, value in graph.outputs.items():
-        yield Item(Id(f"{OUTPUT} {name}"), State.KEPT, None, (Id(graph.producer(value).key),))
+        producer = graph.producer(value).key
+        yield Item(Id(f"{OUTPUT} {name}"), State.KEPT, None, (Id(producer),) if producer in drawn else ())
 
 
 def _merged(before: Graph, went: Mapping[str, Node], later: Mapping[str, Item]) -> Iterator[Item]:

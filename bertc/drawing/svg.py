@@ -21,9 +21,14 @@ STYLE = """
 """
 
 
+def size(scene: Scene) -> tuple[float, float]:
+    """Width and height of the picture."""
+    return scene.width + 2 * MARGIN, scene.height + 2 * MARGIN
+
+
 def to_svg(scene: Scene, title: str) -> str:
     """The picture of a scene."""
-    width, height = scene.width + 2 * MARGIN, scene.height + 2 * MARGIN
+    width, height = size(scene)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-MARGIN} {-MARGIN} {width:.0f} {height:.0f}" role="img">'
     return "\n".join([head, f"<title>{escape(title)}</title>", f"<style>{STYLE}</style>", *_parts(scene), "</svg>", ""])
 

@@ -1,13 +1,13 @@
 """The one JSON document that the page draws; bertc/viewer/page/model.js reads it back.
 
 What stages have in common stands once: a stage says which nodes came and which keys went, scenes that are equal are
-one, and so are blocks. Nodes are rows, in the order of NODE.
+one, and so are blocks. Nodes are rows, in the order of `fields`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from itertools import chain
 from typing import Any
@@ -20,24 +20,25 @@ from bertc.errors import Source, Span
 from bertc.graph import INPUT, UNUSED, WEIGHT, Graph, Node
 from bertc.passes import Stage
 from bertc.plugins import OPS, PLUGINS
+from bertc.timings import Timing
 from bertc.version import VERSION
 from bertc.viewer.attempts import Attempts, attempts
 from bertc.viewer.histograms import histogram
-from bertc.viewer.profile import Profile
 from bertc.viewer.replaced import replacements
 from bertc.viewer.subject import Subject
 
-NODE = ("key", "op", "inputs", "attributes", "results", "types", "span", "flops", "bytes", "constant", "fates")
+FIELDS = ("key", "op", "inputs", "attributes", "results", "types", "span", "flops", "bytes", "constant", "fates")
+"""Of a node, in the order of its row."""
 
 STATES = tuple(State)
 
 
-def document(subjects: Sequence[Subject], profile: Profile | None, *, histograms: bool) -> dict[str, Any]:
+def document(subjects: Sequence[Subject], profile: Timing | None, *, histograms: bool) -> dict[str, Any]:
     """Of one subject, or of two side by side; the profile is of the first one's last graph."""
     sources: dict[str, str] = {}
     sides = [_Side(subject, sources).content(histograms) for subject in subjects]
     if profile is not None:
-        sides[0]["times"] = {"nodes": dict(profile.milliseconds), "others": profile.others}
+        sides[0]["times"] = {"nodes": dict(profile.milliseconds), "others": sum(profile.others.values())}
     used = {row[1] for side in sides for row in side["nodes"]} - {INPUT, WEIGHT}
     return {
         "schema": "bertc-view/1",
@@ -81,14 +82,18 @@ class _Side:
 
     def content(self, histograms: bool) -> dict[str, Any]:
         subject = self.subject
-        graphs = [None, *(stage.graph for stage in subject.stages)]
-        passes = [self._pass(before, stage) for before, stage in zip(graphs, subject.stages, strict=False)]
+        graphs = [stage.graph for stage in subject.stages]
+        rows = list(map(self._rows, graphs))
+        given = zip(subject.stages, rows, [None, *graphs[:-1]], [{}, *rows[:-1]], strict=True)
+        passes = [self._pass(*one) for one in given]
         return {
             **{name: getattr(subject, name) for name in ("name", "source", "target", "precision", "batch", "seq")},
             "sizes": dict(subject.sizes),
             "targets": list(subject.hosts),
             "fates": self.fates.rows,
             "passes": passes,
+            "fields": FIELDS,
+            "states": STATES,
             "nodes": self.nodes.rows,
             "types": self.types.rows,
             "polynomials": self.polynomials.rows,
@@ -103,10 +108,11 @@ class _Side:
         found = ((name, histogram(tensor)) for name, tensor in self.subject.tensors.items())
         return {name: [*map(_short, astuple(one)[:4]), one.every, one.counts] for name, one in found}
 
-    def _pass(self, before: Graph | None, stage: Stage) -> dict[str, Any]:
+    def _pass(
+        self, stage: Stage, rows: Mapping[str, int], before: Graph | None, old: Mapping[str, int]
+    ) -> dict[str, Any]:
+        """What a pass did: `rows` and `old` are those of the graphs after and before it."""
         graph = stage.graph
-        rows = self._rows(graph)
-        old = {} if before is None else self._rows(before)
         tried = [] if before is None else attempts(stage.name, before)
         groups = [] if before is None else replacements(before, graph)
         views = {

@@ -44,11 +44,20 @@ class Canvas {
     const lines = drawn.lines.map((line, index) => `<path class="line${line.went ? " went" : ""}" data-line="${index}" d="${line.path}"/>`);
     const boxes = drawn.boxes.map((box) => this.#box(box, mark, heat)).join("");
     const knobs = drawn.frames.map((frame) => this.#knobs(frame)).join("");
+    const focused = this.world.contains(document.activeElement) ? document.activeElement.dataset : null;
     this.world.innerHTML = frames + lines.join("") + boxes + knobs;
     this.elements = new Map();
     for (const element of this.world.querySelectorAll(".node")) this.elements.set(name(element.dataset.key, element.dataset.went === "1"), element);
     this.boxes = new Map(drawn.boxes.map((box) => [name(box.key, box.went), box]));
     this.lines = [...this.world.querySelectorAll(".line")];
+    if (focused) this.#focus(focused);
+  }
+
+  /** What stands in the place of an element that had the keyboard's focus before a picture was drawn anew. */
+  #focus({ key, went, fold, way }) {
+    const knobs = [...this.world.querySelectorAll(".knob")];
+    const knob = knobs.find((one) => one.dataset.fold === fold && one.dataset.way === way);
+    (key ? this.elements.get(name(key, went === "1")) ?? this.elements.values().next().value : knob ?? knobs[0])?.focus({ preventScroll: true });
   }
 
   #box(box, mark, heat) {
@@ -86,8 +95,9 @@ class Canvas {
       `<title>${escape(label)}</title><rect width="${wide}" height="19" rx="6"/><text x="${wide / 2}" y="13.5">${text}</text></g>`;
     if (count === 1) return "";
     if (open) return knob(60, 52, `data-fold="${id}"`, "fold", `Fold ${what}`);
-    return knob(140, 22, `data-turn="${prefix},${number},${number === first ? last : number - layers}"`, "‹", "The layer before") +
-      knob(117, 22, `data-turn="${prefix},${number},${number === last ? first : number + layers}"`, "›", "The next layer") +
+    const turn = (way, to) => `data-turn="${prefix},${number},${to}" data-way="${way} ${id}"`;
+    return knob(140, 22, turn("before", number === first ? last : number - layers), "‹", "The layer before") +
+      knob(117, 22, turn("next", number === last ? first : number + layers), "›", "The next layer") +
       knob(92, 84, `data-fold="${id}"`, `unfold × ${count}`, `Unfold ${what}`);
   }
 

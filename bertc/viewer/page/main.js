@@ -107,9 +107,9 @@ function timeline() {
   get("timeline").innerHTML = side.passes.map((pass, index) => {
     const before = index ? side.passes[index - 1].ops : null, did = index === 0 || pass.came.length || pass.went.length;
     const ops = before === null ? `${pass.ops} ops` : before === pass.ops ? `${pass.ops} ops` : `${before} → ${pass.ops} ops`;
-    const fired = index ? `, fired ${pass.fired}` : "";
+    const fired = index ? `, fired ${pass.fired}` : "", took = pass.milliseconds ? `, ${milliseconds(pass.milliseconds)}` : "";
     return `<li role="option" id="pass-${index}" data-pass="${index}" aria-selected="${index === state.pass}" class="${did ? "did" : ""}">` +
-      `<b>${escape(pass.name)}</b><small>${ops}${fired}, ${milliseconds(pass.milliseconds)}</small></li>`;
+      `<b>${escape(pass.name)}</b><small>${ops}${fired}${took}</small></li>`;
   }).join("");
   get("timeline").setAttribute("aria-activedescendant", `pass-${state.pass}`);
   get(`pass-${state.pass}`).scrollIntoView({ block: "nearest", inline: "nearest" });
@@ -121,14 +121,17 @@ function legend() {
   const scale = state.colour === "kind" ? [] : [[`hot: most ${state.colour}`, "hot"]];
   get("legend").innerHTML = [...swatches, ...scale].map(([text, colour]) => `<li><i style="color:var(--${colour});background:var(--${colour}-soft, var(--${colour}))"></i>${text}</li>`).join("");
   get("legend").hidden = !swatches.length && !scale.length;
+  const focused = get("views").contains(document.activeElement);
   get("views").innerHTML = Object.entries(VIEWS).map(([view, text]) => `<button role="radio" data-view="${view}" aria-checked="${view === state.view}">${text}</button>`).join("");
+  if (focused) get("views").querySelector("[aria-checked=true]").focus();
 }
 
 function tell() {
   const at = { side: state.side, pass: passOf(state.side), otherPass: comparing ? passOf(1 - state.side) : null, key: state.key, went: state.went, view: viewOf(state.side) };
-  const why = state.why ?? at.pass;
+  const why = state.why ?? at.pass, focused = get("details").contains(document.activeElement);
   get("details").innerHTML = (state.key && nodeDetails(at, sizes(), why)) || passDetails({ ...at, side: state.key ? at.side : 0, pass: state.key ? at.pass : state.pass,
     otherPass: comparing ? passOf(1) : null }, sizes());
+  if (focused) get("details").focus({ preventScroll: true });
   for (const line of get("details").querySelectorAll("pre .here")) {
     const text = line.closest("pre");
     text.scrollTop = line.offsetTop - text.offsetTop - text.clientHeight / 2;
@@ -234,7 +237,7 @@ function unfold() {
 /** To a neighbour of the selected node: what reads it, or what it reads. */
 function walk(down) {
   const side = model.sides[state.side], pass = passOf(state.side), node = state.key && side.node(pass, state.key, state.went);
-  if (!node) return go(side.list(pass).find((one) => one.op === "input").key);
+  if (!node) return neighbour(1);
   const flow = side.flow(state.went ? pass - 1 : pass);
   const keys = down ? node.results.flatMap((value) => flow.readers.get(value) ?? [])
     : node.inputs.filter((value) => typeof value === "string").map((value) => flow.producer.get(value));
@@ -245,7 +248,7 @@ function walk(down) {
 function neighbour(by) {
   const side = model.sides[state.side], nodes = side.list(passOf(state.side)).filter((node) => !node.constant);
   const at = nodes.findIndex((node) => node.key === state.key);
-  go(nodes[(at + by + nodes.length) % nodes.length].key);
+  if (nodes.length) go(nodes[(at + by + nodes.length) % nodes.length].key);
 }
 
 function zoom(how) {

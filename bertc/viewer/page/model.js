@@ -1,7 +1,5 @@
 // The document as the page uses it: graphs by pass, and pictures whose layers are folded or stamped out.
 
-const NODE = ["key", "op", "inputs", "attributes", "results", "types", "span", "flops", "bytes", "constant", "fates"];
-const STATES = ["kept", "changed", "came", "went"];
 const HEIGHT = 58; // of a box; bertc/drawing/scene.py
 const BETWEEN = 26; // two stamped layers
 
@@ -21,7 +19,7 @@ class Side {
 
   #decode(row) {
     if (!this.decoded[row]) {
-      const node = Object.fromEntries(NODE.map((name, index) => [name, this.nodes[row][index]]));
+      const node = Object.fromEntries(this.fields.map((name, index) => [name, this.nodes[row][index]]));
       node.types = node.types.map((type) => this.types[type]);
       node.flops = this.polynomials[node.flops];
       node.bytes = this.polynomials[node.bytes];
@@ -101,7 +99,7 @@ function picture(side, pass, view, folding) {
   const down = (points) => points.map((value, index) => (index % 2 ? value + shift(value) : value));
   const result = { boxes: [], frames: [], lines: [], size: [scene.size[0], scene.size[1] + shift(scene.size[1] + 1)] };
   const add = (key, state, x, y, width, detail) =>
-    result.boxes.push({ key, state: STATES[state], went: STATES[state] === "went", x, y, width, detail });
+    result.boxes.push({ key, state: side.states[state], went: side.states[state] === "went", x, y, width, detail });
 
   for (const frame of frames) {
     const copies = frame.open ? frame.count : 1;

@@ -7,8 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def run_task(options: Namespace) -> int:
 # -------------------------------------------------------------------------------------------------- texts and lines
 
 
-def _blocks(model: TextModel, options: Namespace) -> Iterator[tuple[TextModel, list[str]]]:
+def texts_of(model: TextModel, options: Namespace) -> Iterator[tuple[TextModel, list[str]]]:
     """Texts that are answered together, and the model that calls them by where they are from."""
     if bool(options.texts) == (options.input is not None):
         options.parser.error("expected texts, or --input with a file of them")
@@ -58,23 +57,19 @@ def _blocks(model: TextModel, options: Namespace) -> Iterator[tuple[TextModel, l
         yield model, options.texts
         return
     for first, lines in blocks_of_lines(options.input):
-        yield replace(model, name_of=partial(_name_of_line, options.input, first)), lines
-
-
-def _name_of_line(path: Path, first: int, index: int) -> str:
-    return f"line {first + index} of `{shown(str(path))}`"
+        yield model.of_lines(options.input, first), lines
 
 
 def _embeddings(model: TextModel, options: Namespace) -> Iterator[Answer]:
     asked = {"pooling": options.pooling, "normalise": options.normalise, "limit": options.limit}
-    for named, texts in _blocks(model, options):
+    for named, texts in texts_of(model, options):
         for text, vector in zip(texts, embed(named, texts, **asked), strict=True):
             yield {"text": text, "embedding": vector.tolist()}
 
 
 def _labels(model: TextModel, options: Namespace) -> Iterator[Answer]:
     """Two texts on the command line are one pair; in a file, a tab stands between those of a pair."""
-    for named, texts in _blocks(model, options):
+    for named, texts in texts_of(model, options):
         rows = [tuple(line.split("\t", 1)) for line in texts] if options.input else [tuple(texts)]
         first, *others = zip(*_same_length(rows, named, options), strict=True)
         found = classify(named, first, *others, truncate=options.truncate)
@@ -94,13 +89,13 @@ def _same_length(rows: Sequence[Row], model: TextModel, options: Namespace) -> S
 
 
 def _entities(model: TextModel, options: Namespace) -> Iterator[Answer]:
-    for named, texts in _blocks(model, options):
+    for named, texts in texts_of(model, options):
         for text, entities in zip(texts, find_entities(named, texts, truncate=options.truncate), strict=True):
             yield {"text": text, "entities": [asdict(entity) for entity in entities]}
 
 
 def _words(model: TextModel, options: Namespace) -> Iterator[Answer]:
-    for named, texts in _blocks(model, options):
+    for named, texts in texts_of(model, options):
         for text, gaps in zip(texts, fill(named, texts, best=options.best, truncate=options.truncate), strict=True):
             yield {"text": text, "gaps": [[asdict(word) for word in words] for words in gaps]}
 

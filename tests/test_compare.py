@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import transformers
 
 import bertc
 from bertc.cli import run
+from bertc.engine import Engine
 from bertc.errors import BertcError
 from bertc.evaluation.comparison import FIRST_ID, Network, compare, random_sequences
 
@@ -140,3 +142,96 @@ def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert error.startswith("error[B0909]: transformers cannot open `")
         assert error.count("\n") == 2
     assert run(["compare", "hidden", "nowhere"]) == 3
+
+
+# -------------------------------------------------------------------------------------------------------------- layers
+
+
+LAYERED = ("post-norm", "pre-norm")
+
+
+@pytest.fixture(scope="module")
+def layered(folder: Path) -> Path:
+    """Models of three layers and their bundles; `changed` is `post-norm` with another weight in its second layer."""
+    words, sizes = 16, {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40}
+    bert = transformers.BertConfig(vocab_size=words, max_position_embeddings=16, initializer_range=0.3, **sizes)
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+    modern = transformers.ModernBertConfig(vocab_size=words, max_position_embeddings=16, **special, **sizes)
+    models = [transformers.BertModel(bert), transformers.ModernBertForSequenceClassification(modern)]
+    for name, model in zip(LAYERED, models, strict=True):
+        model.save_pretrained(folder / f"{name}-model")
+    with torch.no_grad():
+        models[0].encoder.layer[1].output.dense.weight[0, 0] += 1
+    models[0].save_pretrained(folder / "changed-model")
+    for name in (*LAYERED, "changed"):
+        bertc.build(bertc.load(str(folder / f"{name}-model")), folder / name, "onnx")
+    return folder
+
+
+def layers_compared(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, float]:
+    assert run(["compare", *arguments, "--layers", "--json"]) == 0
+    return {one["output"]: one["largest"] for one in json.loads(capsys.readouterr().out)["layers"]}
+
+
+@pytest.mark.parametrize("kind", ["transformers", "reference"])
+@pytest.mark.parametrize("name", LAYERED)
+def test_every_layer_is_what_transformers_and_the_reference_have(
+    name: str, kind: str, layered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = layers_compared(capsys, name, f"{kind}:{name}-model")
+    groups = ["embeddings", "encoder.0", "encoder.1", "encoder.2"]
+    behind_the_final_norm = kind == "transformers" and name == "pre-norm"
+    assert list(found) == groups[: 3 if behind_the_final_norm else 4]
+    assert all(0 < largest < BOUND for largest in found.values())
+
+
+def test_the_first_layer_that_is_apart(layered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "post-norm", "changed", "--layers", "--atol", "1e-5"]) == 1
+    output = capsys.readouterr()
+    rows = [line.split() for line in output.out.splitlines()[1:]]
+    assert [row[0] for row in rows] == [
+        *("embeddings", "encoder.0", "encoder.1", "encoder.2"),
+        *("last_hidden_state", "pooler_output"),
+    ]
+    assert [float(row[1]) for row in rows[:2]] == [0, 0]
+    assert [row[0] for row in rows if "<-" in row] == ["encoder.1"]
+    assert output.err.startswith("error[B0908]: expected `encoder.1` within 1e-05, but it is ")
+    assert layers_compared(capsys, "post-norm", "changed").keys() == {row[0] for row in rows[:4]}
+
+
+def test_layers_that_cannot_be_had(layered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("post-norm", tmp_path / "rtx")
+    manifest = (tmp_path / "rtx" / "manifest.json").read_text()
+    (tmp_path / "rtx" / "manifest.json").write_text(manifest.replace('"target": "onnx"', '"target": "rtx"'))
+    for pair in (["post-norm", str(tmp_path / "rtx")], [str(tmp_path / "rtx"), "post-norm"]):
+        assert run(["compare", *pair, "--layers"]) == 3
+        assert "`--layers` needs what is inside an engine, and those of target rtx keep it" in capsys.readouterr().err
+    assert run(["compare", "hidden", "transformers:post-norm-model", "--layers"]) == 3
+    assert "expected 1 layers, as the bundle has, but transformers has 3" in capsys.readouterr().err
+
+
+def test_a_file_of_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["a b c d", "k", *(" ".join("abcdefgh"[: length % 8 + 1]) for length in range(20))]
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(texts))
+    assert compared(capsys, "hidden", "other", "--input", str(path)) == compared(capsys, "hidden", "other", *texts)
+    path.write_text("a b\n\nc\n")
+    assert run(["compare", "hidden", "other", "--input", str(path)]) == 3
+    assert "error[B0901]: expected a text, but line 2 of `" in capsys.readouterr().err
+    path.write_text("")
+    assert run(["compare", "hidden", "other", "--input", str(path)]) == 3
+    assert "error[B0909]: expected sequences to compare the networks on" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        run(["compare", "hidden", "other", "a", "--input", str(path)])
+    assert caught.value.code == 2
+
+
+def test_a_network_of_another_vocabulary(minilm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for other in (f"transformers:{minilm}", f"reference:{minilm}"):
+        assert run(["compare", "hidden", other]) == 3
+        assert "expected a vocabulary of 16, as the bundle has, but `" in capsys.readouterr().err
+
+
+def test_a_reference_without_weights(capsys: pytest.CaptureFixture[str], minilm_engine: Engine) -> None:
+    assert run(["compare", str(minilm_engine.bundle.path), "reference:minilm-l6"]) == 2
+    assert "names no weights" in capsys.readouterr().err

@@ -16,12 +16,12 @@ import pytest
 from transformers import BertConfig
 
 import bertc
-from bertc.arguments import GLUE_TASKS
 from bertc.cli import run
 from bertc.engine import Engine
 from bertc.evaluation.glue import GLUE, evaluate_glue
 from bertc.evaluation.metrics import accuracy, f1, matthews, pearson, spearman
 from bertc.ops import Array
+from bertc.task_arguments import GLUE_TASKS
 from bertc.text.classification import classify
 from bertc.text.lines import BLOCK
 from bertc.text.model import Results, TextModel
@@ -188,7 +188,10 @@ def test_a_task(task: str, engines: Mapping[int, Engine], tmp_path: Path) -> Non
         right = [names.index(label) for label in gold]
         assert len(set(found)) == len(names)
     labels = names if task == "mnli" else None
-    scores = evaluate_glue(model, task, path, labels)
+    told: list[tuple[str, int, int]] = []
+    scores = evaluate_glue(model, task, path, labels, progress=lambda *report: told.append(report))
+    first_block = BLOCK if task == "cola" else BLOCK - 1  # the names of columns are a line too
+    assert told == [("rows", done, BLOCK + 9) for done in (first_block, BLOCK + 9)]
     expected = {name: BY_HAND[name](found, right) for name in GLUE[task].metrics}
     assert scores == {**{name: pytest.approx(value, abs=1e-12) for name, value in expected.items()}, "total": BLOCK + 9}
     assert all(math.isfinite(value) and value != 0 for value in scores.values())
@@ -237,7 +240,7 @@ WRONG = {
     },
     "cola": {"a cat\t1\n": "expected 4 columns, but line 1 has 2", "x\t1\t*\ta\nx\t-\t*\ta\n": "line 2, but found `-`"},
     "sts-b": {"sentence1\tsentence2\tscore\na\ta\tnan\n": "expected a number as the label in line 2, but found `nan`"},
-    "mnli": {"": "expected the labels `contradiction`, `entailment`, `neutral` of `mnli`, but the network's 3 are"},
+    "mnli": {"": "expected the labels `contradiction`, `entailment`, `neutral` of `mnli` as the network's 3, but"},
 }
 
 
@@ -260,4 +263,4 @@ def test_a_network_for_another_task(engines: Mapping[int, Engine], capsys: pytes
     assert run(["eval", str(engines[2].bundle.path), "glue", "sts-b", "dev.tsv"]) == 3
     assert "expected a network that gives one number" in capsys.readouterr().err
     assert run(["eval", str(engines[2].bundle.path), "glue", "rte", "dev.tsv", "--labels", "yes,no"]) == 3
-    assert "but the network's 2 are `yes`, `no`" in capsys.readouterr().err
+    assert "as the network's 2, but `--labels` says `yes`, `no`" in capsys.readouterr().err

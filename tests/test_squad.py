@@ -294,6 +294,24 @@ def test_files_and_the_bar(bundle: Path, engine: Engine, tmp_path: Path, capsys:
     assert capsys.readouterr().out.splitlines()[1].split() == ["f1", f"{expected.scores['f1']:.4f}"]
 
 
+def test_a_folder_that_cannot_be_written_in_is_said_before_the_work(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worked: list[str] = []
+    monkeypatch.setattr("bertc.scores.evaluate_squad", lambda *_: worked.append("questions were answered"))
+    (tmp_path / "file").write_text("kept")
+    assert run(["eval", str(bundle), "squad", str(FILE), "--output-folder", str(tmp_path / "file")]) == 3
+    assert capsys.readouterr().err.startswith("error[B0605]: ")
+    assert not worked
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "kept")]
+
+
+def test_an_evaluation_that_fails_leaves_no_files(tmp_path: Path, minilm_engine: Engine) -> None:
+    bundle = str(minilm_engine.bundle.path)
+    assert run(["eval", bundle, "squad", str(FILE), "--output-folder", str(tmp_path / "new")]) == 4
+    assert not list(tmp_path.iterdir())
+
+
 GOOD = '{"data": [{"paragraphs": [{"context": "a b", "qas": [%s]}]}]}'
 ASKED = '{"id": "x", "question": "q", "answers": [%s]}'
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import AutoTokenizer, pipeline
+from text_peers import BOUND, original, theirs
 
 import bertc
 from bertc.engine import Engine
@@ -28,8 +28,6 @@ TEXTS = (
     "x",
 )
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "I-LOC", 4: "MISC"}
-BOUND = 1e-4
-"""Probabilities in float32, of logits of size 10."""
 
 
 def built(minilm: Path, folder: Path, head: str, **config: Any) -> tuple[Any, Engine]:
@@ -51,10 +49,6 @@ def saved(model: Any, minilm: Path, folder: Path) -> Engine:
         (folder / "model" / file).write_bytes((minilm / file).read_bytes())
     bertc.build(bertc.load(str(folder / "model")), folder / "x", "onnx")
     return bertc.open(folder / "x")
-
-
-def theirs(task: str, model: Any, minilm: Path, **options: Any) -> Any:
-    return pipeline(task, model=model, tokenizer=AutoTokenizer.from_pretrained(minilm), device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
@@ -145,47 +139,6 @@ PASSAGE = " ".join(f"In {1900 + year} the naïve physicist no. {year} moved to Z
 @pytest.fixture(scope="module")
 def asked(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Engine]:
     return built(minilm, tmp_path_factory.mktemp("ask"), "QuestionAnswering")
-
-
-def original(model: Any, minilm: Path, question: str, passage: str, reading: Reading) -> list[tuple[str, float, int]]:
-    """run_squad's predictions by its definition, over the windows and the logits of transformers."""
-    tokenizer = AutoTokenizer.from_pretrained(minilm)
-    room = reading.window - len(tokenizer(question, add_special_tokens=False)["input_ids"]) - 3
-    batch = tokenizer(
-        question,
-        passage,
-        truncation="only_second",
-        max_length=reading.window,
-        stride=room - reading.stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        padding=True,
-        return_tensors="pt",
-    )
-    with torch.no_grad():
-        output = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
-    lengths, spans = batch["attention_mask"].sum(1).tolist(), batch["offset_mapping"].tolist()
-    context: dict[tuple[int, int], list[tuple[float, int]]] = {}
-    for window, offsets in enumerate(spans):
-        places = [place for place, text in enumerate(batch.sequence_ids(window)) if text == 1]
-        for place in places:
-            score = min(place - places[0], places[-1] - place) + 0.01 * len(places)
-            context.setdefault(tuple(offsets[place]), []).append((-score, window))
-    predictions: list[tuple[float, int, int]] = []
-    for window, (length, offsets) in enumerate(zip(lengths, spans, strict=True)):
-        starts, ends = output.start_logits[window].tolist(), output.end_logits[window].tolist()
-        texts = batch.sequence_ids(window)
-        for start in sorted(range(length), key=lambda place: -starts[place])[: reading.candidates]:
-            for end in sorted(range(length), key=lambda place: -ends[place])[: reading.candidates]:
-                inside = texts[start] == texts[end] == 1 and start <= end < start + reading.longest_answer
-                if inside and min(context[tuple(offsets[start])])[1] == window:
-                    predictions.append((starts[start] + ends[end], offsets[start][0], offsets[end][1]))
-    best: dict[str, tuple[float, int]] = {}
-    for score, start, end in sorted(predictions, reverse=True):
-        best.setdefault(passage[start:end], (score, start))
-    kept = list(best.items())[: reading.candidates]
-    total = sum(np.exp(score - kept[0][1][0]) for _, (score, _) in kept)
-    return [(text, float(np.exp(score - kept[0][1][0]) / total), start) for text, (score, start) in kept]
 
 
 @pytest.mark.parametrize("reading", [Reading(), Reading(48, 16), Reading(64, 40, 3, 5, 9)], ids=str)

@@ -27,7 +27,6 @@ CASINGS = {
     "no accents": ({"do_lower_case": False, "strip_accents": True}, Casing(lower=False)),
     "japanese": ({"tokenize_chinese_chars": False}, Casing(chinese=False)),
 }
-SEPARATORS = ("", "", "", " ", "a", "'", "\N{COMBINING ACUTE ACCENT}")
 
 
 def theirs(minilm: Path, **settings: Any) -> Any:

@@ -8,19 +8,23 @@ Of all values x of an output of the first and y of the second:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bertc.errors import did_you_mean, error
 from bertc.ops import Array
+from bertc.tree import shown
 
 Sequences = tuple[Sequence[Array], Sequence[Array]]
 """Ids and types of the tokens of each, [length]."""
 
 Network = Callable[[Sequence[Array], Sequence[Array]], Sequence[Mapping[str, Array]]]
 """Ids and types -> the outputs of each sequence by name."""
+
+TOGETHER = 8
+"""Sequences that are run before the next are: all layers of them fit into memory."""
 
 FIRST_ID = 4
 """Below it are the ids of padding, which some networks count out of their places."""
@@ -62,14 +66,23 @@ class _Sums:
 def compare(first: Network, second: Network, blocks: Iterable[Sequences]) -> list[Difference]:
     """How far apart the outputs are that both have, in the order of the first's.
 
-    Raises B0909 when they have none in common, or one of different shapes, and what the networks raise.
+    Raises B0909 when they have none in common, or one of different shapes, and for no sequences at all; and what the
+    networks raise.
     """
     sums: dict[str, _Sums] = {}
     for ids, types in blocks:
         for ours, theirs in zip(first(ids, types), second(ids, types), strict=True):
             for name in _common(ours, theirs):
                 sums.setdefault(name, _Sums()).add(*(_values(side[name]) for side in (ours, theirs)))
+    if not sums:
+        raise error("B0909", "expected sequences to compare the networks on, but there are none")
     return [one.difference(name) for name, one in sums.items()]
+
+
+def blocks_of(ids: Sequence[Array], types: Sequence[Array]) -> Iterator[Sequences]:
+    """Sequences as they are run: some at a time."""
+    for start in range(0, len(ids), TOGETHER):
+        yield ids[start : start + TOGETHER], types[start : start + TOGETHER]
 
 
 def _common(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> list[str]:
@@ -83,6 +96,13 @@ def _common(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> list[str]
             shapes = f"{list(ours[name].shape)} and {list(theirs[name].shape)}"
             raise error("B0909", f"expected `{name}` to have one shape in both, but found {shapes}")
     return names
+
+
+def check_vocabulary(found: int, expected: int, name: str) -> None:
+    """Raises B0909 for a network whose ids are others, so that it cannot run on the same sequences."""
+    if found != expected:
+        message = f"expected a vocabulary of {expected}, as the bundle has, but `{shown(name)}` has {found}"
+        raise error("B0909", message, None, "name what the bundle was built from")
 
 
 def _values(output: Array) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,13 @@ MNLI = "mnli"
 """Its labels have two orders in use, so that labels without names say nothing."""
 
 
-def evaluate_glue(model: TextModel, name: str, path: Path, labels: Sequence[str] | None = None) -> dict[str, float]:
+def evaluate_glue(
+    model: TextModel,
+    name: str,
+    path: Path,
+    labels: Sequence[str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, float]:
     """The metrics of a task by name, and the `total` of rows. Texts that are too long are cut.
 
     `labels` are what the network's labels mean, in its order; the names in its configuration unless they are given.
@@ -69,15 +75,17 @@ def evaluate_glue(model: TextModel, name: str, path: Path, labels: Sequence[str]
     model.require("classify")
     task = GLUE[name]
     meaning = _meaning(name, task, model, labels)
-    found: list[float] = []
-    gold: list[float] = []
-    for first, rows in _rows(task, path):
-        columns = [list(texts) for texts in zip(*(texts for texts, _ in rows), strict=True)]
-        for values in logits(_named(model, path, first), *columns, truncate=True):
-            found.append(float(values[0]) if meaning is None else meaning[int(np.argmax(values))])
-        gold += [value for _, value in rows]
+    blocks = list(_rows(task, path))
+    gold = [value for _, rows in blocks for _, value in rows]
     if not gold:
         raise _refusal(path, "expected rows, but it has none")
+    found: list[float] = []
+    for first, rows in blocks:
+        columns = [list(texts) for texts in zip(*(texts for texts, _ in rows), strict=True)]
+        for values in logits(model.of_lines(path, first), *columns, truncate=True):
+            found.append(float(values[0]) if meaning is None else meaning[int(np.argmax(values))])
+        if progress is not None:
+            progress("rows", len(found), len(gold))
     results = np.array(found), np.array(gold)
     return {**{metric: measure(*results) for metric, measure in task.metrics.items()}, "total": len(gold)}
 
@@ -98,16 +106,10 @@ def _meaning(name: str, task: GlueTask, model: TextModel, given: Sequence[str] |
     if sorted(meaning) != list(range(len(task.labels))) or len(names) != count:
         wanted = ", ".join(f"`{known[-1]}`" for known in task.labels)
         found = ", ".join(f"`{shown(label)}`" for label in given or model.settings.labels)
-        message = f"expected the labels {wanted} of `{name}`, but the network's {count} are {found}"
+        said = "`--labels` says" if given else "they are"
+        message = f"expected the labels {wanted} of `{name}` as the network's {count}, but {said} {found}"
         raise error("B0907", message, None, "say what they mean, in the network's order: `--labels NAME,NAME`")
     return meaning
-
-
-def _named(model: TextModel, path: Path, first: int) -> TextModel:
-    def name_of(index: int) -> str:
-        return f"line {first + index} of `{shown(str(path))}`"
-
-    return replace(model, name_of=name_of)
 
 
 def _refusal(path: Path, reason: str) -> BertcError:

@@ -125,11 +125,11 @@ def find_answers(model: TextModel, asked: Sequence[Asked], reading: Reading) -> 
 
 
 def _parts(model: TextModel, asked: Asked, reading: Reading) -> list[range]:
-    question = min(len(asked.question), reading.longest_question)
-    room = room_of(model.tokenizer.pair, min(reading.window, model.longest)) - question
+    question, window = min(len(asked.question), reading.longest_question), min(reading.window, model.longest)
+    room = room_of(model.tokenizer.pair, window) - question
     if room < 1:
-        message = f"expected room for the passage, but {asked.name} takes all of the {model.longest} tokens there are"
-        raise error("B0904", message, None, "ask less, or build with larger `shapes`")
+        message = f"expected room for the passage, but {asked.name} takes all of the {window} tokens there are"
+        raise error("B0904", message, None, "ask less, choose a larger window, or build with larger `shapes`")
     return windows(len(asked.context), room, reading.stride)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -43,6 +44,14 @@ class TextModel:
     """What a text is called in errors, by its index."""
     prepare: Callable[[str], str] = str
     """What is done to a text before it is cut into tokens."""
+
+    def of_lines(self, path: Path, first: int) -> TextModel:
+        """The same, whose texts are the lines of a file from `first` on, and are called so in errors."""
+
+        def name_of(index: int) -> str:
+            return f"line {first + index} of `{shown(str(path))}`"
+
+        return replace(self, name_of=name_of)
 
     def require(self, task: str) -> None:
         """Raises B0905 when the network has not the head that a task needs."""

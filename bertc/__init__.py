@@ -19,9 +19,22 @@ if TYPE_CHECKING:
     from bertc.engine import Engine, open
     from bertc.errors import BertcError
     from bertc.extensions import extend, graph_pass
+    from bertc.refitting import refit
     from bertc.spec import load_spec as load
 
-__all__ = ["BertcError", "Engine", "build", "compile", "extend", "graph_pass", "load", "open", "stages", "targets"]
+__all__ = [
+    "BertcError",
+    "Engine",
+    "build",
+    "compile",
+    "extend",
+    "graph_pass",
+    "load",
+    "open",
+    "refit",
+    "stages",
+    "targets",
+]
 
 _HOMES = {
     "BertcError": ("bertc.errors", "BertcError"),
@@ -32,6 +45,7 @@ _HOMES = {
     "graph_pass": ("bertc.extensions", "graph_pass"),
     "load": ("bertc.spec", "load_spec"),
     "open": ("bertc.engine", "open"),
+    "refit": ("bertc.refitting", "refit"),
     "stages": ("bertc.compiler", "stages"),
     "targets": ("bertc.compiler", "targets"),
 }

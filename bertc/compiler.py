@@ -38,11 +38,16 @@ PACKAGES = {
     "onnx": ("onnx", "onnxruntime"),
     "rtx": ("tensorrt_rtx",),
     "tensorrt": ("tensorrt", "triton"),
-    "cuda": ("triton",),
+    "cuda": ("triton", "cuda.bindings"),
 }
 """Target -> the packages that make its engine."""
 
-RUNNING = {**PACKAGES, "cuda": ("cuda.bindings",)}
+RUNNING = {
+    "onnx": ("onnx", "onnxruntime"),
+    "rtx": ("tensorrt_rtx", "cuda.bindings"),
+    "tensorrt": ("tensorrt", "cuda.bindings"),
+    "cuda": ("cuda.bindings",),
+}
 """Target -> the packages that run its engine."""
 
 

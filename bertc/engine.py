@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -24,12 +23,17 @@ from bertc.text.entities import Entity, find_entities
 from bertc.text.files import open_tokenizer
 from bertc.text.masked_words import Word, fill
 from bertc.text.model import TextModel
+from bertc.writing import replacing
 
 Array = NDArray[Any]
 
+STREAMS = ("tensorrt", "rtx")
+"""The targets whose engines take several calls at once, as many as asked."""
+
 
 class Engine:
-    """An opened bundle. It may be called from several threads: on a GPU they take turns, on the CPU they run together.
+    """An opened bundle. It may be called from several threads: on a GPU they take turns, or run together on as many
+    streams as were asked for; on the CPU they run together.
 
         with bertc.open("out/minilm") as engine:
             hidden = engine.run({"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
@@ -79,7 +83,8 @@ class Engine:
 
         `ids` has for each sequence its token ids, [length], and `types` its token types, zeros when left out. They are
         sorted by length and run in batches of at most `tokens` tokens (padding counted, unless the bundle was built
-        with `pack_sequences` and has none); left out, it is as many as the largest shape of the bundle.
+        with `pack_sequences` and has none); left out, it is as many as run fastest on the CPU, elsewhere as many as the
+        largest shape of the bundle.
 
         Returns the outputs of each sequence, in the order given, as float32: [length, ...] where `run` gives
         [batch, seq, ...], and [...] where it gives [batch, ...].
@@ -103,7 +108,7 @@ class Engine:
             kinds = [_array(f"the types of sequence {index}", row) for index, row in enumerate(types)]
         self._check_sequences(given, kinds)
         packed = runtime.run_packed is not None
-        for batch in batches([len(row) for row in given], profiles, tokens=tokens, packed=packed):
+        for batch in batches([len(row) for row in given], profiles, tokens=tokens or runtime.together, packed=packed):
             found = self._run_batch(runtime, [given[index] for index in batch], [kinds[index] for index in batch])
             yield from zip(batch, found, strict=True)
 
@@ -261,17 +266,25 @@ def _array(name: str, given: ArrayLike) -> Array:
         raise error("B0702", message, None, "`run_sequences` takes sequences of different lengths") from None
 
 
-def open(path: str | Path, *, device: int = 0) -> Engine:
+def open(path: str | Path, *, device: int = 0, streams: int = 1) -> Engine:
     """Open a bundle on a device, its hashes checked first.
 
-    `device` is a GPU's number, counted from 0, for bundles of target `cuda`; ONNX Runtime's CPU is device 0.
+    `device` is a GPU's number, counted from 0; ONNX Runtime's CPU is device 0. `streams`, for bundles of targets
+    `tensorrt` and `rtx`, is how many calls run on the GPU at once; each has its own buffers there.
 
-    Raises BertcError B0601 to B0604 when the bundle is not as it was written, B0501 when a package that runs it is
-    missing, B0511 for a GPU it was not built for, B0513 when there is no such device.
+    Raises BertcError B0212 for several streams of a target that has one, B0501 when a package that runs it is missing,
+    B0511 for a GPU it was not built for, B0513 when there is no such device or its library does not load the engine,
+    B0601 to B0604 when the bundle is not as it was written.
     """
     bundle = read_bundle(Path(path))
-    module = target_module(bundle.manifest.target, RUNNING)
-    return Engine(bundle, module.open_session(bundle.path, bundle.manifest.inputs, device))
+    target = bundle.manifest.target
+    module = target_module(target, RUNNING)
+    if streams == 1:
+        return Engine(bundle, module.open_session(bundle.path, bundle.manifest.inputs, device))
+    if target not in STREAMS or streams < 1:
+        message = f"a bundle of target {target} cannot have {streams} streams"
+        raise error("B0212", message, None, f"targets {' and '.join(STREAMS)} have one or more, others one")
+    return Engine(bundle, module.open_session(bundle.path, bundle.manifest.inputs, device, streams))
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -286,14 +299,6 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an .npz file, beside its place and then renamed. Raises BertcError B0605 when the file system refuses."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        try:
-            np.savez(beside, allow_pickle=False, **arrays)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as problem:
-        message = f"`{path}` cannot be written: {problem.strerror}"
-        raise error("B0605", message, None, "is the folder there, and may you write in it?") from None
+    """Write an .npz file. Raises BertcError B0605 as `replacing` does."""
+    with replacing(path) as beside, beside.open("wb") as file:  # to a name, numpy would add an ending
+        np.savez(file, allow_pickle=False, **arrays)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-
-from bertc.plugins import PLUGINS
+from tensorrt_plugins import computed
 
 Array = Any
 
@@ -28,10 +28,18 @@ DTYPES = {
 }
 
 
-def evaluate(trt: Any, network: Any, inputs: Mapping[str, Array], bf16: Mapping[str, Array]) -> dict[str, Array]:
+def evaluate(
+    trt: Any,
+    network: Any,
+    inputs: Mapping[str, Array],
+    bf16: Mapping[str, Array],
+    constants: Mapping[str, Array] | None = None,
+    plugins: Callable[[Any, list[Array]], Any] | None = None,
+) -> dict[str, Array]:
     """The outputs of a network of the module `trt` by name; `inputs` by name.
 
-    `bf16` has the constants of that type by the name of their layer, since TensorRT's Python shows their size alone.
+    `bf16` has the constants of that type by the name of their layer, since TensorRT's Python shows their size alone;
+    `constants`, where given, stand for all of the network's own, and `plugins` computes layers that are plugins.
     """
     known: dict[str, Array] = {}
     for index in range(network.num_inputs):
@@ -48,8 +56,13 @@ def evaluate(trt: Any, network: Any, inputs: Mapping[str, Array], bf16: Mapping[
             arrays = [None if operand is None else known[operand.name] for operand in operands]
             outputs = [layer.get_output(place) for place in range(layer.num_outputs)]
             kind, function = LAYERS[layer.type.name]
+            if plugins is not None and layer.type.name == "PLUGIN_V3":
+                function = plugins
             layer.__class__ = getattr(trt, kind)
-            values = constant(layer, bf16) if not operands else function(layer, arrays)
+            if operands:
+                values = function(layer, arrays)
+            else:
+                values = constants[layer.name] if constants else constant(layer, bf16)
             for output, value in zip(outputs, values if isinstance(values, tuple) else (values,), strict=True):
                 known[output.name] = np.asarray(value).astype(DTYPES[output.dtype.name])
         assert len(later) < len(waiting), f"nothing computes what {later[0].name} reads"
@@ -163,8 +176,17 @@ def concatenation(layer: Any, arrays: list[Array]) -> Array:
 
 
 def attention(layer: Any, arrays: list[Array]) -> Array:
-    """Query, key, value, mask, (scale), (query lengths), key lengths; the query is scaled already."""
-    query, key, value, mask, lengths = (*arrays[:4], arrays[6] if len(arrays) > 6 else None)
+    """Query, key, value, mask, (scale), query lengths, key lengths; the query is scaled already. In the packed form the
+    lengths say where sequences begin and where the last one ends."""
+    query, key, value, mask = (*arrays[:3], arrays[3] if len(arrays) > 3 else None)
+    query_lengths, lengths = (arrays[place] if len(arrays) > place else None for place in (5, 6))
+    if query.ndim == 3:
+        assert mask is None
+        assert (query_lengths == lengths).all()
+        assert (lengths[0], lengths[-1]) == (0, len(query))
+        parts = [slice(*ends) for ends in pairwise(lengths)]
+        turned = [[array[part].swapaxes(0, 1)[None] for array in (query, key, value)] for part in parts]
+        return np.concatenate([attention(layer, part)[0].swapaxes(0, 1) for part in turned])
     scores = wide(query) @ wide(key).swapaxes(2, 3)
     if mask is not None:
         scores = scores + wide(mask)
@@ -173,18 +195,17 @@ def attention(layer: Any, arrays: list[Array]) -> Array:
     return _softmax(scores, 3) @ wide(value)
 
 
+def cumulative(layer: Any, arrays: list[Array]) -> Array:
+    assert (layer.op.name, layer.exclusive, layer.reverse) == ("SUM", False, False)
+    return np.cumsum(arrays[0], int(arrays[1]))
+
+
 def plugin(layer: Any, arrays: list[Array]) -> Any:
-    """By the fused op's own reference, in float32; attention's mask is made of lengths."""
+    """By the fused op's own reference, in float32."""
     made, arrays = layer.plugin, [array if array.dtype.kind == "i" else wide(array) for array in arrays]
-    if made.plugin_name == "attention":
-        query, key, value, lengths = arrays
-        places = np.arange(key.shape[2]) < lengths[:, None, None, None]
-        arrays = [query, key, value, np.where(places, np.float32(0), np.float32(-10000))]
-    name, _, _ = made.plugin_name.partition("_and_sum")
-    op = PLUGINS[name]
-    attributes = {key: value for key, value in json.loads(made.attrs["settings"]).items() if key in op.attributes}
-    results = op.reference(*arrays, **attributes)
-    return results[: layer.num_outputs] if isinstance(results, tuple) else results
+    settings = json.loads(made.attrs["settings"]) if hasattr(made, "attrs") else made.settings
+    results = computed(made.plugin_name, arrays, settings)
+    return results if layer.num_outputs > 1 else results[0]
 
 
 def first(layer: Any, arrays: list[Array]) -> Array:
@@ -198,6 +219,7 @@ LAYERS: dict[str, tuple[str, Callable[[Any, list[Array]], Any]]] = {
     "CAST": ("ICastLayer", first),
     "CONCATENATION": ("IConcatenationLayer", concatenation),
     "CONSTANT": ("IConstantLayer", first),
+    "CUMULATIVE": ("ICumulativeLayer", cumulative),
     "ELEMENTWISE": ("IElementWiseLayer", elementwise),
     "GATHER": ("IGatherLayer", gather),
     "IDENTITY": ("IIdentityLayer", first),

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensorrt_inference import settle
+from tensorrt_plan import plan_of
 from tensorrt_plugins import build_plugin
+from tensorrt_python_plugins import build_python_plugin
 
 
 def made(module: Any, class_name: str, state: dict[str, Any] | None = None, /, **more: Any) -> Any:
@@ -60,8 +62,8 @@ class Builder:
             monitor.phase_finish("Building Engine")
         if config._state["cache"] is not None:
             config._state["cache"]._state["entries"].add(f"{len(network._state['layers'])} layers")
-        names = [layer["name"] for layer in network._state["layers"]]
-        return HostMemory(json.dumps({"version": module.__version__, "layers": names}).encode())
+        flags = {flag.name for flag in config._state["builder_flags"]}
+        return HostMemory(plan_of(module, network._state, flags))
 
 
 def check(module: Any, network: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -82,7 +84,8 @@ def check(module: Any, network: Mapping[str, Any], config: Mapping[str, Any]) ->
     for layer in network["layers"]:
         settle(layer)
         if layer["kind"] == "PLUGIN_V3":
-            build_plugin(module, layer, config["profiles"])
+            by_hand = isinstance(layer["plugin"], module.IPluginV3OneBuild)
+            (build_python_plugin if by_hand else build_plugin)(module, layer, config["profiles"])
 
 
 class IOptimizationProfile:
@@ -137,21 +140,6 @@ class ITimingCache:
         return True
 
 
-class Runtime:
-    def __init__(self, logger):
-        self._state["logger"] = logger
-
-    def deserialize_cuda_engine(self, serialized_engine):
-        return made(self._double, "ICudaEngine", plan=json.loads(bytes(serialized_engine)))
-
-
-class ICudaEngine:
-    num_layers = property(lambda self: len(self._state["plan"]["layers"]))
-
-    def create_engine_inspector(self):
-        return made(self._double, "EngineInspector", plan=self._state["plan"])
-
-
 class EngineInspector:
     def get_engine_information(self, format):
         assert format == self._double.LayerInformationFormat.JSON
@@ -159,6 +147,5 @@ class EngineInspector:
 
 
 BUILDER_RECORDERS: Mapping[str, Any] = {
-    owner.__name__: owner
-    for owner in (Builder, IOptimizationProfile, IBuilderConfig, ITimingCache, Runtime, ICudaEngine, EngineInspector)
+    owner.__name__: owner for owner in (Builder, IOptimizationProfile, IBuilderConfig, ITimingCache, EngineInspector)
 }

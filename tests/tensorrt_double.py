@@ -63,12 +63,14 @@ def double(name: str, without: Collection[str] = (), fails: str | None = None) -
     """The double of `10.16`, `11.4` or `rtx-1.7`.
 
     `without` names classes and members (`INetworkDefinition.add_attention`) that an older version lacks; with `fails`
-    every build logs that as an error and gives None.
+    every build logs that as an error and gives None. Engines run on the stream of a `driver`, and fail at the shape
+    `fails_at`.
     """
     module: Any = ModuleType("tensorrt_rtx" if name.startswith("rtx") else "tensorrt")
     module.__path__, module.__spec__ = [], ModuleSpec(module.__name__, None)
     module.__version__ = VERSIONS[name]
     module.builds, module.fails, module.registry = [], fails, {}
+    module.driver, module.fails_at = None, None
     for stub in read_stub((STUBS / f"{name}.stub").read_text("utf-8")):
         if stub.name in without:
             continue

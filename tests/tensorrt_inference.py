@@ -142,13 +142,23 @@ def concatenation(layer: State, inputs: Sequence[Any]) -> Results:
 
 
 def attention(layer: State, inputs: Sequence[Any]) -> Results:
-    """IAttention: query, key, value [batch, heads, seq, size]; a mask whose last two sizes are whole, or lengths."""
+    """IAttention: query, key, value [batch, heads, seq, size] or packed [tokens, heads, size]; a mask whose last two
+    sizes are whole, or lengths."""
     query, key, value = inputs[:3]
     dtype = same_type(layer, query, key, value)
+    mask, query_lengths, lengths = (inputs[place] if place < len(inputs) else None for place in (3, 5, 6))
+    for given in (query_lengths, lengths):
+        assert given is None or (given.dtype.name == "INT32" and len(given.shape) == 1)
+    forms = {layer[f"{of}_form"].name if f"{of}_form" in layer else "PADDED_BHND" for of in ("query", "key_value")}
+    if forms == {"PACKED_NHD"}:
+        assert len(query.shape) == 3
+        assert mask is None
+        assert query_lengths is not None
+        assert lengths is not None
+        return [(dtype, (*query.shape[:2], value.shape[2]))]
+    assert forms == {"PADDED_BHND"}
     assert len(query.shape) == 4
     lengths_known = hasattr(layer["module"].IAttention, "key_value_lengths")
-    mask, lengths = (inputs[place] if place < len(inputs) else None for place in (3, 6))
-    assert lengths is None or (lengths.dtype.name == "INT32" and len(lengths.shape) == 1)
     if mask is not None:
         assert mask.dtype in (dtype, layer["module"].DataType.BOOL)
         assert len(mask.shape) == 4
@@ -156,9 +166,21 @@ def attention(layer: State, inputs: Sequence[Any]) -> Results:
     return [(dtype, (*query.shape[:3], value.shape[3]))]
 
 
+def cumulative(layer: State, inputs: Sequence[Any]) -> Results:
+    x, axis = inputs
+    assert (axis.dtype.name, axis.shape, axis._state["layer"]["kind"]) == ("INT32", (), "CONSTANT")
+    return same_shape(x)
+
+
 def plugin(layer: State, inputs: Sequence[Any]) -> Results:
     module, made = layer["module"], layer["plugin"]
-    types = made.get_output_data_types([x.dtype for x in inputs], [len(x.shape) for x in inputs])
+    given = [x.dtype for x in inputs]
+    quick = hasattr(made, "get_num_outputs")
+    types = (
+        made.get_output_data_types(given, [len(x.shape) for x in inputs])
+        if quick
+        else made.get_output_data_types(given)
+    )
     expressions = [
         module.DimsExprs([symbol(module, place, axis, size) for axis, size in enumerate(x.shape)])
         for place, x in enumerate(inputs)
@@ -186,6 +208,7 @@ LAYERS: dict[str, Callable[[State, Sequence[Any]], Results]] = {
     "CAST": lambda layer, inputs: [(layer["to_type"], inputs[0].shape)],
     "CONCATENATION": concatenation,
     "CONSTANT": constant,
+    "CUMULATIVE": cumulative,
     "ELEMENTWISE": elementwise,
     "GATHER": gather,
     "IDENTITY": lambda layer, inputs: same_shape(inputs[0]),

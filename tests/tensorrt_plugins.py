@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bertc.plugins import PLUGINS
+from bertc.targets.tensorrt.plugins import DECLARED
+
 OPERATIONS = {
     "SUM": lambda x, y: x + y,
     "SUB": lambda x, y: x - y,
@@ -36,6 +39,39 @@ def value_of(expression: Any, shapes: Sequence[Sequence[int]]) -> int:
     return OPERATIONS[operation](value_of(x, shapes), value_of(y, shapes))
 
 
+def computed(name: str, arrays: Sequence[Any], given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The results of a plugin by its op's own reference, from its inputs and attributes."""
+    plugin, inputs = DECLARED[name], dict(zip(DECLARED[name].inputs, arrays, strict=True))
+    if plugin.kernel == "attention":
+        return (attention(inputs, given),)
+    op = PLUGINS[name.removesuffix("_and_sum")]
+    results = op.reference(*arrays, **{key: given[key] for key in op.attributes})
+    return results[: len(plugin.outputs)] if isinstance(results, tuple) else (results,)
+
+
+def attention(inputs: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """Attention of any form. A query that is near no key, as padding may be, has nothing for its context."""
+    columns = [inputs[name] for name in ("query", "key", "value") if name in inputs]
+    for third in np.split(inputs["projected"], 3, -1) if "projected" in inputs else ():
+        heads = third.reshape(*third.shape[:-1], given["heads"], given["size"])
+        columns.append(heads.swapaxes(-2, -3))
+    scale, window, bias = given["scale"], given["window"], inputs.get("bias")
+    if "starts" in inputs:
+        packed = (*columns, inputs["starts"], inputs["lengths"])
+        if bias is not None:
+            assert not window
+            return PLUGINS["packed_biased_attention"].reference(*packed, bias, scale=scale)
+        return PLUGINS["packed_attention"].reference(*packed, scale=scale, window=window)
+    places = np.arange(columns[1].shape[2])
+    seen = np.abs(places[:, None] - places) * 2 <= (window or 2 * places.size)
+    if "lengths" in inputs:
+        seen = seen & (places < inputs["lengths"][:, None, None, None])
+    mask = np.where(seen, columns[0].dtype.type(0), -1e30) + (0 if bias is None else bias)
+    context = PLUGINS["attention"].reference(*columns, mask, scale=scale)
+    nothing = ~np.broadcast_to(seen, (len(context), 1, places.size, places.size)).any((1, 3))
+    return np.where(nothing[..., None], 0, context)
+
+
 def plugin_registry(module: Any) -> Any:
     registry = object.__new__(module.IPluginRegistry)
     object.__setattr__(registry, "_state", module.registry)
@@ -43,8 +79,8 @@ def plugin_registry(module: Any) -> Any:
 
 
 def build_plugin(module: Any, layer: dict[str, Any], profiles: Sequence[Any]) -> None:
-    """Configure a plugin for every profile and take its kernel: `layer["kernel"]` has the name, the code, the launch
-    parameters and the further arguments, as expressions of the inputs' sizes."""
+    """Configure a plugin for every profile and take a kernel for each of its tactics, as timing them does:
+    `layer["kernels"]`, by number."""
     plugin, inputs, outputs = layer["plugin"], layer["inputs"], layer["outputs"]
     descriptions = [_described(module, tensor) for tensor in (*inputs, *outputs)]
     combinations = plugin.get_supported_format_combinations(descriptions, len(inputs))
@@ -54,16 +90,22 @@ def build_plugin(module: Any, layer: dict[str, Any], profiles: Sequence[Any]) ->
     rows = [offered[start : start + len(wanted)] for start in range(0, len(offered), len(wanted))]
     assert wanted in rows, f"{layer['name']} offers no combination for its own types"
     plugin.configure_plugin(descriptions[: len(inputs)], descriptions[len(inputs) :])
-    layer["tactic"] = next(iter(plugin.get_valid_tactics()), 0)
-    plugin.set_tactic(layer["tactic"])
+    layer["kernels"] = {
+        tactic: _kernel(module, layer, descriptions, tactic) for tactic in plugin.get_valid_tactics() or (0,)
+    }
+
+
+def _kernel(module: Any, layer: Mapping[str, Any], descriptions: Sequence[Any], tactic: int) -> dict[str, Any]:
+    """The name, the code, the launch parameters and the further arguments, as expressions of the inputs' sizes."""
+    plugin, inputs = layer["plugin"], len(layer["inputs"])
+    plugin.set_tactic(tactic)
     parameters, arguments = module.KernelLaunchParams.__new__(module.KernelLaunchParams), SymbolicArguments()
     object.__setattr__(parameters, "_state", {})
-    builder = module.IExprBuilder()
-    plugin.get_launch_params(layer["expressions"], descriptions, len(inputs), parameters, arguments, builder)
+    plugin.get_launch_params(layer["expressions"], descriptions, inputs, parameters, arguments, module.IExprBuilder())
     plain = [description.desc for description in descriptions]
-    name, code = plugin.get_kernel(plain[: len(inputs)], plain[len(inputs) :])
+    name, code = plugin.get_kernel(plain[:inputs], plain[inputs:])
     launch = {field: value.expr for field, value in parameters._state.items()}
-    layer["kernel"] = {"name": name, "code": code, "launch": launch, "arguments": arguments.expressions}
+    return {"name": name, "code": code, "launch": launch, "arguments": arguments.expressions}
 
 
 class SymbolicArguments:

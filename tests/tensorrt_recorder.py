@@ -14,6 +14,7 @@ import numpy as np
 from tensorrt_building import BUILDER_RECORDERS, made
 from tensorrt_inference import LAYERS, settle
 from tensorrt_plugins import PLUGIN_RECORDERS, plugin_registry
+from tensorrt_running import RUNNING_RECORDERS
 
 NUMPY = {
     "FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64, "INT8": np.int8, "BOOL": np.bool_,
@@ -46,6 +47,8 @@ class INetworkDefinition:
         return tensor
 
     def set_weights_name(self, weights, name):
+        constants = [layer["given"] for layer in self._state["layers"] if layer["kind"] == "CONSTANT"]
+        assert any(weights is given for given in constants), "the weights are not used in the network"
         self._state.setdefault("weights_names", {})[name] = weights
         return True
 
@@ -81,7 +84,7 @@ class INetworkDefinition:
 
     def add_plugin_v3(self, inputs, shape_inputs, plugin):
         assert not shape_inputs
-        count = plugin.get_num_outputs()
+        count = plugin.num_outputs if isinstance(plugin, self._double.IPluginV3OneBuild) else plugin.get_num_outputs()
         layer = INetworkDefinition.new_layer(self, "PLUGIN_V3", "IPluginV3Layer", list(inputs), count)
         layer._state["plugin"] = plugin
         return layer
@@ -177,6 +180,7 @@ class IAttention:
 
     mask, query_lengths, key_value_lengths = map(operand, (3, 5, 6))
     decomposable, causal, causal_kind, norm_op = map(option, ("decomposable", "causal", "causal_kind", "norm_op"))
+    query_form, key_value_form = map(option, ("query_form", "key_value_form"))
 
 
 class ITensor:
@@ -249,6 +253,6 @@ RECORDERS: dict[str, Any] = {
     for owner in (
         INetworkDefinition, ILayer, IAttention, ITensor, IConstantLayer, Weights, Permutation, ILogger, Logger,
     )
-} | {**BUILDER_RECORDERS, **PLUGIN_RECORDERS}  # fmt: skip
+} | {**BUILDER_RECORDERS, **PLUGIN_RECORDERS, **RUNNING_RECORDERS}  # fmt: skip
 
 FUNCTIONS = {"get_plugin_registry": plugin_registry}

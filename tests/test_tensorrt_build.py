@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import bertc
 from bertc.cli import run
 from bertc.errors import BertcError
 from bertc.targets import tensorrt as target
+from bertc.targets.tensorrt.build import add_profiles
 
 VERSIONS = ("10.16", "11.4")
 
@@ -64,6 +66,23 @@ def test_a_plain_build_asks_for_nothing_more_than_profiles(trt: Any, spec_file: 
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())
     assert manifest["versions"]["tensorrt"] == trt.__version__
     assert set(manifest["files"]) == {"model.plan", "graph.net"}
+
+
+def test_packed_sequences_have_as_many_tokens_as_the_profile(trt: Any) -> None:
+    graph = bertc.compile(small_spec(passes="[default, pack_sequences]"))
+    definition = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_network()
+    for node in graph.inputs:
+        definition.add_input(node.key, trt.int32, (-1,))
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    config = builder.create_builder_config()
+    network: Any = SimpleNamespace(graph=graph, definition=definition)
+    add_profiles(builder, config, network, small_spec().shapes)
+    (profile,) = config._state["profiles"]
+    tokens, sequences = ((1,), (16,), (64,)), ((1,), (2,), (4,))
+    expected = {"input_ids": tokens, "token_type_ids": tokens, "places": tokens} | dict.fromkeys(
+        ("starts", "lengths"), sequences
+    )
+    assert profile._state["shapes"] == expected
 
 
 OURS = (

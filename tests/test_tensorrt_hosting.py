@@ -13,19 +13,21 @@ from tensorrt_double import double
 from tensorrt_wheel import imported
 
 from bertc.cli import run
-from bertc.elaborate import elaborate
+from bertc.elaborate import elaborate, read_graph
 from bertc.errors import BertcError, Source
+from bertc.parser import parse_graph
 from bertc.passes import FUSIONS, Options
 from bertc.passes import run as run_passes
+from bertc.plugins import PACKED
 from bertc.plugins import PLUGINS as FUSED
 from bertc.spec import override, parse_spec
 from bertc.spec_fields import PLUGINS as NAMED
 from bertc.targets.tensorrt.features import Features
-from bertc.targets.tensorrt.hosting import KERNEL_HEADS, PLUGINS, Place, choose
+from bertc.targets.tensorrt.hosting import KERNEL_HEADS, PADDED, PLUGINS, Place, choose
 from bertc.targets.tensorrt.plugins import DECLARED
 
 WITHOUT_ATTENTION = {"INetworkDefinition.add_attention", "INetworkDefinition.add_attention_v2"}
-WITHOUT_PLUGINS = {"QuickPluginCreationRequest"}
+WITHOUT_PLUGINS = {"QuickPluginCreationRequest", "IPluginV3OneRuntime"}
 
 
 def fused_graph(size: int, **fields: str) -> Any:
@@ -61,7 +63,7 @@ ANY_MASK = {"network": "{mask: any_padding}"}
         (place(), "fp16", 12, {}, "expanded", "no multiple of 8; the kernel is for heads of 16, 32, 64, 128, not 12"),
         (place(**OLD), "fp16", 64, {}, "plugin", "older than IAttention"),
         (place(**OLD, architecture=75), "bf16", 64, {}, "expanded", "compiled from sm_80 on, and this GPU is sm_75"),
-        (place(**OLD), "fp16", 64, ANY_MASK, "expanded", "the kernel takes lengths, and this mask is another"),
+        (place(**OLD), "fp16", 64, ANY_MASK, "plugin", "older than IAttention"),
         (place("none", **OLD), "fp16", 64, {}, "expanded", "no plugin was asked for"),
         (place("none"), "fp16", 64, {}, "layer", "TensorRT has a layer"),
         (place("all"), "fp16", 64, {}, "plugin", "asked for"),
@@ -70,7 +72,7 @@ ANY_MASK = {"network": "{mask: any_padding}"}
         (place("all", without=WITHOUT_PLUGINS), "fp16", 64, {}, "layer", "TensorRT has a layer"),
         (
             place(version="10.16", without=WITHOUT_ATTENTION | WITHOUT_PLUGINS),
-            "fp16", 64, {}, "expanded", "embeds no kernels in engines",
+            "fp16", 64, {}, "expanded", "takes no plugins from Python",
         ),
     ],
 )  # fmt: skip
@@ -78,6 +80,36 @@ def test_attention(where: Place, precision: str, size: int, fields: Any, how: st
     found = chosen("attention", precision, where, size, **fields)
     assert found[0] == how
     assert why in found[1]
+
+
+PACKED_GRAPH = """graph(q: f16[4, tokens, 64], starts: i32[batch], lengths: i32[batch]):
+    y = packed_attention(q, q, q, starts, lengths, scale=0.125, window={window})
+    return y
+"""
+PACKED_WITH_BIAS = """graph(q: f16[4, tokens, 64], starts: i32[batch], lengths: i32[batch], bias: f16[4, 9, 9]):
+    y = packed_biased_attention(q, q, q, starts, lengths, bias, scale=0.125)
+    return y
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "text", "how", "why"),
+    [
+        (place(), PACKED_GRAPH.format(window=0), "layer", "TensorRT has a layer for it"),
+        (place("none"), PACKED_GRAPH.format(window=0), "layer", "TensorRT has a layer for it"),
+        (place("attention"), PACKED_GRAPH.format(window=0), "plugin", "asked for"),
+        (place(version="10.16"), PACKED_GRAPH.format(window=0), "plugin", "takes no packed sequences"),
+        (place(), PACKED_GRAPH.format(window=8), "plugin", "no window for packed sequences"),
+        (place("none"), PACKED_GRAPH.format(window=8), "expanded", "no window for packed sequences; no plugin was"),
+        (place(), PACKED_WITH_BIAS, "plugin", "adds nothing to the scores of packed sequences"),
+    ],
+)
+def test_packed_attention(where: Place, text: str, how: str, why: str) -> None:
+    graph = read_graph(parse_graph(text))
+    (node,) = (node for node in graph if node.op.startswith("packed"))
+    choice = choose(where, graph, node, "fp16")
+    assert choice.how == how
+    assert why in choice.why
 
 
 @pytest.mark.parametrize("op", ["embed_norm", "skip_norm", "bias_gelu"])
@@ -102,7 +134,9 @@ def test_a_plugin_that_is_named_and_cannot_be_had_is_an_error() -> None:
 
 def test_the_names_are_those_of_kernels() -> None:
     assert set(NAMED) == set(PLUGINS)
-    assert {name.removesuffix("_and_sum") for name in DECLARED} == set(PLUGINS)
+    declared = {name.removesuffix("_and_sum").removeprefix("packed_") for name in DECLARED}
+    assert {"attention" if name.startswith("attention") else name for name in declared} == set(PLUGINS)
+    assert set(PADDED) == set(PACKED) - {"first_tokens", "packed_rotary"}
     assert set(PLUGINS) < set(FUSED)
     assert all(size & (size - 1) == 0 for size in KERNEL_HEADS)
 

@@ -3,42 +3,66 @@ launched for a shape computes the op."""
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorrt_kernels
 from tensorrt_double import double
 from tensorrt_wheel import imported
-from test_kernels import DEVICE, TYPES, assert_close, draw, wide
+from test_kernels import DEVICE, assert_close, nothing
 
 from bertc.kernels import ahead_of_time
-from bertc.plugins import PLUGINS
+from bertc.targets.cuda.plan import ELEMENTS
 from bertc.targets.tensorrt import registration
-from bertc.targets.tensorrt.plugins import DECLARED, TILES
+from bertc.targets.tensorrt.attention import TILES
+from bertc.targets.tensorrt.plugins import DECLARED
 from bertc.targets.tensorrt.ptx import parameters, without_lines, without_scratch
 from bertc.targets.tensorrt.registration import SHARED, register
 
 VERSIONS = ("10.16", "11.4")
 
-BUILDS = (("10.16", "80", "f16"), ("11.4", "90", "f16"), ("11.4", "90", "f32"))
+SMALL = tensorrt_kernels.NETWORKS["small"]
+
+NEWEST = ("11.4", "90", "f16")
+
+SOME = ("attention_with_bias", "packed_attention_of_projection", "bias_gelu", "embed_norm", "skip_norm_and_sum")
+
+BUILDS = {NEWEST: tuple(DECLARED), ("10.16", "80", "f16"): SOME, ("11.4", "90", "f32"): SOME}
+"""Version, architecture and element type -> the plugins that are compiled for it."""
+
+CASES = [(build, name) for build, names in BUILDS.items() for name in names]
+
+every_kernel = pytest.mark.parametrize(
+    ("build", "name"), CASES, ids=lambda part: part if isinstance(part, str) else "-".join(part)
+)
 
 
 @cache
-def kernels(version: str, architecture: str, element: str) -> Mapping[str, Any]:
-    """Plugin -> its kernel, as tests/tensorrt_kernels.py finds it."""
+def kernels(version: str, architecture: str, element: str) -> list[dict[str, Any]]:
+    """The kernel of each tactic, as tests/tensorrt_kernels.py finds it."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, tensorrt_kernels.__file__, version, architecture, element]
+    plugins = ",".join(BUILDS[version, architecture, element])
+    command = [sys.executable, tensorrt_kernels.__file__, version, architecture, "small", element, plugins]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return {found["plugin"]: found for found in json.loads(done.stdout)}
+    return json.loads(done.stdout)
+
+
+def of(name: str, build: tuple[str, str, str] = NEWEST) -> list[dict[str, Any]]:
+    """The kernels of one plugin."""
+    found = [kernel for kernel in kernels(*build) if kernel["plugin"] == name]
+    assert found
+    return found
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -70,19 +94,25 @@ def test_its_own_checks_are_at_work() -> None:
             trtp.register("bertc::wrong")(describe)
 
 
-@pytest.mark.parametrize("name", DECLARED)
-@pytest.mark.parametrize("build", BUILDS, ids="-".join)
-def test_ptx_has_the_parameters_that_tensorrt_passes(build: tuple[str, str, str], name: str, tmp_path: Path) -> None:
-    """Addresses of inputs, numbers, addresses of outputs; ptxas takes it for the architecture it is for."""
-    plugin, found = DECLARED[name], kernels(*build)[name]
+@every_kernel
+def test_ptx_has_the_parameters_that_tensorrt_passes(build: tuple[str, str, str], name: str) -> None:
+    """Addresses of inputs, numbers, addresses of outputs."""
+    plugin = DECLARED[name]
     address, number = ".param .u64", ".param .u32"
     wanted = [address] * len(plugin.inputs) + [number] * len(plugin.numbers) + [address] * len(plugin.outputs)
-    assert [" ".join(line.split()[:2]) for line in parameters(found["ptx"])] == wanted
-    assert f".target sm_{build[1]}" in found["ptx"]
-    assert not re.search(r"\.py|/|\.loc|\.file|\.debug", re.sub(r"//.*", "", found["ptx"]))
+    for kernel in of(name, build):
+        assert [" ".join(line.split()[:2]) for line in parameters(kernel["ptx"])] == wanted
+        assert f".target sm_{build[1]}" in kernel["ptx"]
+        assert not re.search(r"\.py|/|\.loc|\.file|\.debug", re.sub(r"//.*", "", kernel["ptx"]))
+
+
+@every_kernel
+def test_ptxas_takes_it(build: tuple[str, str, str], name: str, tmp_path: Path) -> None:
+    """For the architecture that it is for."""
+    ptx = of(name, build)[0]["ptx"]
     source = tmp_path / "kernel.ptx"
-    source.write_text(found["ptx"])
-    target = re.search(r"\.target (\w+)", found["ptx"])
+    source.write_text(ptx)
+    target = re.search(r"\.target (\w+)", ptx)
     assert target is not None
     command = [ptxas(), f"--gpu-name={target[1]}", source, "-o", tmp_path / "kernel.cubin"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -97,25 +127,27 @@ def ptxas() -> Path:
 
 @pytest.mark.parametrize("build", BUILDS, ids="-".join)
 def test_what_is_launched_fits(build: tuple[str, str, str]) -> None:
-    for found in kernels(*build).values():
-        assert found["tactics"]
-        for launch in found["launches"]:
+    for kernel in kernels(*build):
+        for launch in kernel["launches"]:
             assert launch["sizes"]["shared_mem"] <= SHARED
             assert launch["sizes"]["block_x"] % 32 == 0
 
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_grids_cover_the_work_and_no_more(name: str) -> None:
-    found = kernels("11.4", "90", "f16")[name]
-    constants = found["constants"]
-    for launch in found["launches"]:
-        batch, seq = launch["batch"], launch["seq"]
-        tokens, n = batch * seq, tensorrt_kernels.SIZES["n"]
-        grids = {
-            "attention": (-(-seq // constants.get("QUERIES", 1)), tensorrt_kernels.SIZES["heads"], batch),
-            "bias_activation": (-(-tokens * n // constants.get("BLOCK", 1)), 1, 1),
-        }
-        assert tuple(launch["sizes"][f"grid_{axis}"] for axis in "xyz") == grids.get(found["name"], (tokens, 1, 1))
+    """Of packed sequences the longest is known, so that no more blocks start than it has, or than there are tokens."""
+    for kernel in of(name):
+        constants = kernel["constants"]
+        for launch in kernel["launches"]:
+            batch, seq = launch["batch"], launch["seq"]
+            packed, n = name.startswith("packed"), SMALL.sizes["n"]
+            tokens = SMALL.sizes_at(batch, seq)["tokens"] if packed else batch * seq
+            rows = min(tokens, 11) if packed else seq
+            grids = {
+                "attention": (-(-rows // constants.get("QUERIES", 1)), SMALL.sizes["heads"], batch),
+                "bias_activation": (-(-tokens * n // constants.get("BLOCK", 1)), 1, 1),
+            }
+            assert tuple(launch["sizes"][f"grid_{axis}"] for axis in "xyz") == grids.get(kernel["name"], (tokens, 1, 1))
 
 
 def test_kernels_that_want_too_much_shared_memory_are_no_tactics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,70 +159,144 @@ def test_kernels_that_want_too_much_shared_memory_are_no_tactics(monkeypatch: py
     trt = double("11.4")
     with imported(trt, "11.4") as trtp:
         register(trtp)
-        found = tensorrt_kernels.kernel_of(trt, trtp, DECLARED["attention"], 90, "f16")
-    assert found["tactics"] == [number for number, tile in enumerate(TILES, 1) if tile[0] <= 32]
-    assert found["tactics"]
-
-
-def reference(name: str, given: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
-    """The op's own reference, in float64."""
-    import numpy as np
-
-    op = PLUGINS[name.removesuffix("_and_sum")]
-    arrays = [wide(tensor) if tensor.is_floating_point() else tensor.cpu().numpy() for tensor in given.values()]
-    if op.name == "attention":
-        seen = np.arange(arrays[1].shape[2]) < arrays[3][:, None, None, None]
-        arrays[3] = np.where(seen, 0.0, -1e30)
-    results = op.reference(*arrays, **{key: value for key, value in constants.items() if key in op.attributes})
-    return results if isinstance(results, tuple) else (results,)
-
-
-def inputs_of(plugin: Any, batch: int, seq: int) -> dict[str, Any]:
-    import torch
-
-    ids = {"ids": tensorrt_kernels.SIZES["vocab"], "types": tensorrt_kernels.SIZES["types"]}
-    made: dict[str, Any] = {}
-    for place, name in enumerate(plugin.inputs):
-        shape = tensorrt_kernels.shape_of(name, batch, seq)
-        if name == "lengths":
-            made[name] = torch.arange(batch, dtype=torch.int32, device=DEVICE) % seq + 1
-        elif name in ids:
-            numbers = torch.arange(batch * seq, dtype=torch.int32, device=DEVICE)
-            made[name] = (numbers * 7 % ids[name]).reshape(shape)
-        else:
-            made[name] = draw("f16", *shape, seed=place)
-    return made
+        found = list(tensorrt_kernels.kernels_of(trt, trtp, DECLARED["attention"], 90, "small", "f16"))
+    tactics = [kernel["tactic"] for kernel in found]
+    assert tactics == [number for number, tile in enumerate(TILES, 1) if tile[0] <= 32]
+    assert tactics
 
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_one_kernel_computes_every_shape(name: str) -> None:
-    """The kernel, in TensorRT's order of arguments, with the grid and the numbers that its expressions come to."""
+    """Each tactic, in TensorRT's order of arguments, with the grid and the numbers that its expressions come to."""
     import torch
 
-    plugin, found = DECLARED[name], kernels("11.4", "90", "f16")[name]
-    kernel = getattr(ahead_of_time, plugin.kernel)
-    missing = {parameter: None for parameter in kernel.arg_names if parameter not in taken(plugin, found)}
-    for launch in found["launches"]:
-        batch, seq = launch["batch"], launch["seq"]
-        given = inputs_of(plugin, batch, seq)
-        results = [
-            torch.full([batch, seq, size], torch.nan, dtype=TYPES["f16"], device=DEVICE)
-            for _, *_, size in found["outputs"]
-        ]
-        passed = [*given.values(), *launch["numbers"], *results]
-        named = dict(zip(taken(plugin, found), passed, strict=True))
-        grid = tuple(launch["sizes"][f"grid_{axis}"] for axis in "xyz")
-        kernel[grid](**named, **missing | found["constants"])
-        for result, expected in zip(results, reference(name, given, found["constants"]), strict=False):
-            assert_close(result, expected, "f16")
+    plugin = DECLARED[name]
+    function = getattr(ahead_of_time, plugin.kernel)
+    order = [*plugin.inputs, *plugin.numbers, *plugin.outputs]
+    assert [parameter for parameter in function.arg_names if parameter in order] == order
+    missing = {parameter: None for parameter in function.arg_names if parameter not in order}
+    for kernel in of(name):
+        for launch in kernel["launches"]:
+            inputs = tensorrt_kernels.given(kernel, launch["batch"], launch["seq"])
+            wanted = tensorrt_kernels.expected(kernel, inputs)
+            tensors = [torch.from_numpy(array).to(DEVICE) for array in inputs.values()]
+            results = [nothing("f16", *result.shape) for result in wanted]
+            passed = dict(zip(order, [*tensors, *launch["numbers"], *results], strict=True))
+            grid = tuple(launch["sizes"][f"grid_{axis}"] for axis in "xyz")
+            function[grid](**passed, **missing | kernel["constants"])
+            for result, exact in zip(results, wanted, strict=True):
+                assert_close(result, exact, "f16")
 
 
-def taken(plugin: Any, found: Mapping[str, Any]) -> list[str]:
-    """The parameters of the kernel that stay, in the kernel's own order, which has to be TensorRT's."""
-    names = [*plugin.inputs, *plugin.numbers, *plugin.outputs]
-    kernel = getattr(ahead_of_time, plugin.kernel)
-    assert [name for name in kernel.arg_names if name in names] == names
-    return names
+def launches() -> Any:
+    """benchmarks/tensorrt_plugins.py."""
+    path = Path(__file__).parent.parent / "benchmarks" / "tensorrt_plugins.py"
+    found = importlib.util.spec_from_file_location("plugin_launches", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+class HostDevice:
+    """A device whose memory is the host's and whose kernels are the references: what is launched has to be given the
+    arrays in their order. `spoil` may change what was launched."""
+
+    stream, name = None, "none"
+
+    def __init__(self, kernels: list[dict[str, Any]], spoil: Any = lambda outputs: None) -> None:
+        self.kernels, self.spoil = {kernel["ptx"].encode() + b"\0": kernel for kernel in kernels}, spoil
+        self.memory: dict[int, Any] = {}
+        self.launched: list[tuple[int, ...]] = []
+
+    def allocate(self, size: int) -> int:
+        array = np.zeros(size, np.uint8)
+        self.memory[array.ctypes.data] = array
+        return array.ctypes.data
+
+    def upload(self, address: int, array: Any) -> None:
+        self.memory[address][:] = array.reshape(-1).view(np.uint8)
+
+    def start_download(self, array: Any, address: int) -> None:
+        array[:] = self.memory[address]
+
+    def free(self, address: int) -> None:
+        del self.memory[address]
+
+    def wait(self) -> None: ...
+
+    def close(self) -> None:
+        assert not self.memory
+
+    def call(self, name: str, *given: Any) -> Any:
+        return getattr(self, name)(*given)
+
+    def cuModuleLoadData(self, ptx: bytes) -> Any:  # noqa: N802  the driver's own names
+        return self.kernels[ptx]
+
+    def cuModuleGetFunction(self, kernel: Any, name: bytes) -> Any:  # noqa: N802
+        assert kernel["name"].encode() == name
+        return kernel
+
+    def cuModuleUnload(self, kernel: Any) -> None: ...  # noqa: N802
+
+    def cuMemsetD8Async(self, address: int, value: int, size: int, stream: Any) -> None:  # noqa: N802
+        self.memory[address][:size] = value
+
+    def cuLaunchKernel(self, kernel: Any, *given: Any) -> None:  # noqa: N802
+        *sizes, shared, _, (values, kinds), extra = given
+        self.launched.append((*sizes, shared))
+        plugin = DECLARED[kernel["plugin"]]
+        assert extra == 0
+        assert len(values) == len(kinds) == len(plugin.inputs) + len(plugin.numbers) + len(plugin.outputs)
+        passed = dict(zip((*plugin.inputs, *plugin.numbers, *plugin.outputs), values, strict=True))
+        launch = kernel["launches"][(len(self.launched) - 1) % len(kernel["launches"])]
+        inputs = tensorrt_kernels.given(kernel, launch["batch"], launch["seq"])
+        for name, array in inputs.items():
+            assert self.memory[passed[name]].tobytes() == array.tobytes()
+        for name, result in zip(plugin.outputs, tensorrt_kernels.expected(kernel, inputs), strict=True):
+            rounded = result.astype(ELEMENTS[kernel["element"]]).reshape(-1).view(np.uint8)
+            self.memory[passed[name]][: rounded.size] = rounded
+        self.spoil([self.memory[passed[name]] for name in plugin.outputs])
+
+
+def test_launches_are_those_of_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    found, module = kernels(*NEWEST), launches()
+    file, table = tmp_path / "kernels.json.gz", tmp_path / "table.json"
+    file.write_bytes(gzip.compress(json.dumps(found).encode()))
+    device = HostDevice(found)
+    monkeypatch.setattr(module, "Device", lambda: device)
+    assert module.main([str(file), "--json", str(table)]) == 0
+    wanted = [[*launch["sizes"].values()] for kernel in found for launch in kernel["launches"]]
+    assert [[*launched] for launched in device.launched] == wanted
+    rows = json.loads(table.read_text())["rows"]
+    assert [row["plugin"] for row in rows] == list(DECLARED)
+    assert all(0 < row["difference"] <= 0.5 for row in rows)  # the references are rounded, and no more
+    assert "1x1 2x7 5x11" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "failure"),
+    [
+        (lambda outputs: outputs[-1].__setitem__(slice(0, 2), 255), None),
+        (lambda outputs: outputs[0].__setitem__(-256, 0), "behind an output"),
+    ],
+    ids=["unwritten", "beyond"],
+)
+def test_a_wrong_launch_is_told(spoil: Any, failure: str | None) -> None:
+    for name in ("skip_norm_and_sum", "attention"):
+        found = of(name)[:1]
+        row = launches().check(HostDevice(found, spoil), found)
+        assert not row["ok"]
+        assert row["failure"] is None if failure is None else failure in row["failure"]
+
+
+def test_parameters_that_tensorrt_does_not_pass_are_told() -> None:
+    (kernel, *_) = of("skip_norm")
+    ptx = re.sub(r"\.param \.u64 [^,]*,\n", "", kernel["ptx"], count=1)
+    row = launches().check(HostDevice([kernel | {"ptx": ptx}]), [kernel | {"ptx": ptx}])
+    assert "takes other parameters" in row["failure"]
 
 
 SCRATCH = """.visible .entry twice(

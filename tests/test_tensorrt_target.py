@@ -105,7 +105,7 @@ def test_older_versions(version: str, plugins: str, padded_batch: Mapping[str, A
         network = lowered(trt, spec, weights, plugins)
         assert_computes(trt, network, padded_batch, evaluate(graph, padded_batch, weights), BOUNDS["fp16"])
     assert kinds(network)["ATTENTION_OUTPUT"] == (2 if version == "10.14" and plugins != "all" else 0)
-    assert plugins_in(network)["attention"] == (2 if (version, plugins) in WITH_PLUGIN else 0)
+    assert plugins_in(network)["attention_of_projection"] == (2 if (version, plugins) in WITH_PLUGIN else 0)
 
 
 WITH_PLUGIN = {("10.12", "auto"), ("10.12", "all"), ("10.14", "all")}
@@ -117,9 +117,15 @@ def test_all_has_a_plugin_for_each_fused_op_and_none_has_none(trt: Any) -> None:
     post, pre = (replace(small_spec(precision="fp16", network=at), sizes=WIDE) for at in (NETWORKS[0], NETWORKS[-1]))
     weights = weights_of(elaborate(post))
     found = plugins_in(lowered(trt, post, weights, "all"))
-    assert found == {"attention": 2, "bias_gelu": 2, "embed_norm": 1, "skip_norm": 4}
+    assert found == {"attention_of_projection": 2, "bias_gelu": 2, "embed_norm": 1, "skip_norm": 4}
     found = plugins_in(lowered(trt, pre, weights_of(elaborate(pre)), "all"))
-    assert found == {"attention": 2, "bias_gelu": 3, "embed_norm_and_sum": 1, "skip_norm_and_sum": 3, "skip_norm": 1}
+    assert found == {
+        "attention_of_projection": 2,
+        "bias_gelu": 3,
+        "embed_norm_and_sum": 1,
+        "skip_norm_and_sum": 3,
+        "skip_norm": 1,
+    }
     for plugins in ("none", "auto"):
         network = lowered(trt, post, weights, plugins)
         assert not plugins_in(network)

@@ -15,44 +15,62 @@ from bertc.kernels import skip_norm as skip_norms
 
 @triton.jit
 def attention(
+    projected,
     query,
     key,
     value,
+    starts,
     lengths,
+    bias,
     seq,
+    bias_batch,
+    bias_head,
+    bias_query,
     context,
     heads: tl.constexpr,
     size: tl.constexpr,
     scale: tl.constexpr,
+    window: tl.constexpr,
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """query, key, value [batch, heads, seq, size] -> context [batch, seq, heads · size]. Grid: (blocks of queries,
-    heads, batch). The kernel's rows are tokens of all heads, so that each head starts where its own rows would."""
-    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    shift = (batch * (heads - 1) + head) * seq * size - head * size
+    """query, key, value [batch, heads, seq, size], or [heads, seq, size] where the `seq` tokens of all sequences are
+    packed; or side by side in `projected` [batch, seq, 3 · heads · size] or [tokens, 3 · heads · size] -> context
+    [batch, seq, heads · size] or [tokens, heads · size]. What is missing is None, `starts` where nothing is packed.
+    Grid: (blocks of queries, heads, batch).
+
+    The kernel's rows are tokens of all heads, so that each head of `query` starts where its own rows would.
+    """
+    head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    if projected is not None:
+        queries, keys, values = projected, projected + heads * size, projected + 2 * heads * size
+    else:
+        before = head if starts is not None else batch * (heads - 1) + head
+        shift = before * seq * size - head * size
+        queries, keys, values = query + shift, key + shift, value + shift
     attentions.attention(
-        query=query + shift,
-        key=key + shift,
-        value=value + shift,
-        starts=lengths,
-        lengths=lengths,
-        bias=query,
+        query=queries,
+        key=keys,
+        value=values,
+        starts=starts if starts is not None else context,
+        lengths=lengths if lengths is not None else context,
+        bias=bias if bias is not None else context,
         context=context,
         seq=seq,
-        row=size,
-        bias_batch=0,
-        bias_head=0,
-        bias_query=0,
-        bias_key=0,
+        row=3 * heads * size if projected is not None else size,
+        bias_batch=bias_batch if bias is not None else 0,
+        bias_head=bias_head if bias is not None else 0,
+        bias_query=bias_query if bias is not None else 0,
+        bias_key=1,
         size=size,
         scale=scale,
-        PACKED=False,
-        HAS_LENGTHS=True,
-        HAS_BIAS=False,
-        WINDOW=0,
+        PACKED=starts is not None,
+        HAS_LENGTHS=lengths is not None,
+        GIVEN=False,
+        HAS_BIAS=bias is not None,
+        WINDOW=window,
         PRECISION=PRECISION,
         QUERIES=QUERIES,
         KEYS=KEYS,
@@ -76,6 +94,7 @@ def embed_norm(
     type,
     ids,
     types,
+    places,
     scale,
     shift,
     seq,
@@ -86,15 +105,15 @@ def embed_norm(
     offset: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """ids, types [batch, seq] -> norm and total [batch, seq, n]; `type` and `types`, or `total`, may be None. Grid:
-    tokens."""
+    """ids, types [batch, seq] -> norm and total [batch, seq, n], or [tokens] with places -> [tokens, n]; `type` and
+    `types`, `total`, and one of `places` and `seq` may be None. Grid: tokens."""
     embed_norms.embed_norm(
         word=word,
         position=position,
         type=type,
         ids=ids,
         types=types,
-        places=ids,
+        places=places,
         scale=scale,
         shift=shift,
         norm=norm,
@@ -103,7 +122,7 @@ def embed_norm(
         n=n,
         eps=eps,
         offset=offset,
-        PACKED=False,
+        PACKED=places is not None,
         HAS_TYPES=types is not None,
         HAS_TOTAL=total is not None,
         BLOCK=BLOCK,

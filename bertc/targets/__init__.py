@@ -1,4 +1,5 @@
-"""Lowerings, one for each engine. A module offers `hosting`, `write`, `why_not_here` and `open_session`."""
+"""Lowerings, one for each engine. A module offers `hosting`, `write`, `refit`, `why_not_here` and
+`open_session`."""
 
 from __future__ import annotations
 
@@ -32,5 +33,10 @@ class Runtime:
     token_outputs as [tokens, ...]; None where the engine takes padded batches alone."""
     phases: Callable[[Mapping[str, Array]], Phases] | None = None
     """What a call of `run` costs the device; None where there is no device apart from the host."""
+    step_times: Callable[[Mapping[str, Array], int], dict[str, float]] | None = None
+    """What `run` is called with, and how many runs -> milliseconds of each step of one run on average, by the engine's
+    name of it; None where the engine does not tell."""
     gpu: str | None = None
     """The GPU it runs on, by its place on the PCI bus (`0000:3B:00.0`); None on the CPU."""
+    together: int | None = None
+    """Of many sequences, how many tokens are best run together; None for as many as fit."""

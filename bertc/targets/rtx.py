@@ -13,10 +13,22 @@ from bertc.passes.expand_unhosted import EXPANDED, Choice, Hosts
 from bertc.reference import Weights
 from bertc.spec import Spec
 from bertc.targets import Runtime
-from bertc.targets.tensorrt.build import Progress, add_profiles, make_log, make_monitor, serialize
+from bertc.targets.cuda import why_not_here as why_no_gpu
+from bertc.targets.cuda.driver import Device
+from bertc.targets.tensorrt.build import (
+    BuildOptions,
+    Progress,
+    add_profiles,
+    configure,
+    make_log,
+    make_monitor,
+    serialize,
+)
 from bertc.targets.tensorrt.features import Features
 from bertc.targets.tensorrt.hosting import HAS_LAYER, LAYER, layer_refusal
 from bertc.targets.tensorrt.lower import lower
+from bertc.targets.tensorrt.refitting import refit_plan, write_record
+from bertc.targets.tensorrt.session import open_engine
 
 trt: Any = import_module("tensorrt_rtx")
 
@@ -45,38 +57,61 @@ def write(
     hashes: Mapping[str, str],
     architectures: Sequence[str] | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> None:
-    """Build `model.plan`. Raises BertcError B0511 for an architecture it cannot build for, B0512 when that fails."""
-    del hashes  # an engine has no room for them; the manifest has
+    """Build `model.plan`; the options are fields of BuildOptions.
+
+    Raises BertcError B0501 for an engine to refit where there is no GPU, B0511 for an architecture it cannot build for,
+    B0512 when that fails.
+    """
+    chosen = BuildOptions(**options)
+    if chosen.refittable and why_no_gpu() is not None:  # its compiler asks the driver for something then
+        message = "TensorRT-RTX builds engines whose weights can be replaced only where there is a GPU"
+        raise error("B0501", message, None, "leave `--refit` and `--strip-weights` out, or build on another machine")
     wanted = architectures or [name for name in ARCHITECTURES if _refusal(name, spec.precision) is None]
     for name in wanted:
         if reason := _refusal(name, spec.precision):
             raise error("B0511", f"TensorRT-RTX does not build {spec.precision} for `{name}`: {reason}")
     log = make_log(trt)
     builder = trt.Builder(log)
-    network = lower(trt, builder, graph, weights, spec)
+    network = lower(trt, builder, graph, weights, spec, refit=chosen.refittable)
     config = builder.create_builder_config()
+    configure(config, trt, chosen)
     add_profiles(builder, config, network, spec.shapes)
     _set_architectures(config, wanted)
     if progress is not None:
         config.progress_monitor = make_monitor(trt, progress)
     with (folder / FILE).open("wb") as file:
         file.write(serialize(builder, network, config, log))
+    write_record(network, chosen, hashes["weights_hash"], folder)
+
+
+def refit(
+    graph: Graph,
+    weights: Weights,
+    old: Path,
+    folder: Path,
+    *,
+    names: Mapping[str, str],
+    precision: str,
+    hashes: Mapping[str, str],
+) -> None:
+    """Write the engine of the bundle `old` with other weights into a folder. Raises BertcError as `refit_plan` does."""
+    del names, precision
+    refit_plan(trt, graph, weights, old, folder, FILE, hashes)
 
 
 def why_not_here() -> str | None:
     """Why its engines do not run on this machine."""
-    return "no, bertc builds engines for RTX GPUs and does not run them yet; TensorRT-RTX's own tools do"
+    return why_no_gpu() or _unknown_gpu()
 
 
-def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Runtime:
-    """Raises BertcError B0513: running needs an RTX GPU and CUDA's Python package."""
-    raise error(
-        "B0513",
-        f"{folder} is an engine for RTX GPUs, which bertc does not run yet",
-        None,
-        "run it with TensorRT-RTX's own tools",
-    )
+def open_session(folder: Path, names: Mapping[str, str], device: int = 0, streams: int = 1) -> Runtime:
+    """The engine on an RTX GPU. Its calls may come from several threads, and as many as there are streams run at once.
+
+    Raises BertcError B0513 without that GPU, or with TensorRT-RTX's own words when it does not load the engine.
+    """
+    return open_engine(trt, folder / FILE, names, device, streams)
 
 
 def _refusal(architecture: str, precision: str) -> str | None:
@@ -88,9 +123,22 @@ def _refusal(architecture: str, precision: str) -> str | None:
     return None
 
 
+def _unknown_gpu() -> str | None:
+    device = Device()
+    device.close()
+    if device.architecture in _compute_capabilities():
+        return None
+    return f"no, TensorRT-RTX runs on RTX GPUs, and this one, {device.name}, is {device.architecture}"
+
+
+def _compute_capabilities() -> dict[str, Any]:
+    """TensorRT-RTX's value for each architecture that it knows."""
+    return {f"sm_{name[2:]}": value for name, value in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}
+
+
 def _set_architectures(config: Any, architectures: Sequence[str]) -> None:
     config.num_compute_capabilities = len(architectures)
-    known = {f"sm_{name[2:]}": value for name, value in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}
+    known = _compute_capabilities()
     for index, name in enumerate(architectures):
         if name not in known:
             raise error("B0511", f"TensorRT-RTX does not build for `{name}`", None, f"it does for {', '.join(known)}")

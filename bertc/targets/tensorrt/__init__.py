@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bertc.errors import BertcError, error
-from bertc.graph import Graph, Node
+from bertc.errors import BertcError
+from bertc.graph import Graph
 from bertc.passes.expand_unhosted import Hosts
 from bertc.plugins import PLUGINS as FUSED
 from bertc.reference import Weights
 from bertc.spec import Spec
 from bertc.targets import Runtime
+from bertc.targets.cuda import why_not_here as why_no_gpu
 from bertc.targets.cuda.driver import Device
 from bertc.targets.tensorrt.build import (
     BuildOptions,
@@ -27,9 +29,14 @@ from bertc.targets.tensorrt.build import (
 )
 from bertc.targets.tensorrt.features import Features
 from bertc.targets.tensorrt.hosting import PLUGIN, Place, hosts_at
-from bertc.targets.tensorrt.lower import lower
+from bertc.targets.tensorrt.lower import Substitute, lower
 from bertc.targets.tensorrt.network import Network
+from bertc.targets.tensorrt.packed import expand_packed_projections
+from bertc.targets.tensorrt.plugins import use_of
+from bertc.targets.tensorrt.python_plugins import add_python_plugin, creators
+from bertc.targets.tensorrt.refitting import refit_plan, write_record
 from bertc.targets.tensorrt.registration import add_plugin
+from bertc.targets.tensorrt.session import open_engine
 from bertc.targets.tensorrt.timing_cache import TimingCache
 
 FILE, LAYERS = "model.plan", "layers.json"
@@ -57,12 +64,11 @@ def write(
 
     Raises BertcError B0512 with TensorRT's own words when it fails, B0605 for a timing cache that cannot be used.
     """
-    del hashes  # an engine has no room for them; the manifest has
     chosen = BuildOptions(**options)
     trt = import_module("tensorrt")
     log = make_log(trt)
     builder = trt.Builder(log)
-    network = lower_with_plugins(trt, builder, graph, weights, spec, _place(spec.plugins), refit=chosen.refit)
+    network = lower_with_plugins(trt, builder, graph, weights, spec, _place(spec.plugins), refit=chosen.refittable)
     config = builder.create_builder_config()
     configure(config, trt, chosen)
     add_profiles(builder, config, network, spec.shapes)
@@ -76,6 +82,7 @@ def write(
         cache.save(config)
     with (folder / FILE).open("wb") as file:
         file.write(plan)
+    write_record(network, chosen, hashes["weights_hash"], folder)
     if chosen.layer_information:
         (folder / LAYERS).write_text(layer_information(trt, plan, log), "utf-8")
 
@@ -84,27 +91,47 @@ def lower_with_plugins(
     trt: Any, builder: Any, graph: Graph, weights: Weights, spec: Spec, place: Place, *, refit: bool = False
 ) -> Network:
     """The network of a graph whose fused ops were chosen for a place."""
-    hosts = hosts_at(place)
-
-    def plugins(network: Network, node: Node) -> bool:
-        if node.op not in FUSED or hosts(graph, node, spec.precision).how != PLUGIN:
-            return False
-        add_plugin(network, node, place.architecture)
-        return True
-
+    graph = expand_packed_projections(graph)
+    hosts, longest = hosts_at(place), max(profile.seq.largest for profile in spec.shapes)
+    add_one = add_plugin if place.features.ahead_of_time_plugins else add_python_plugin
+    plugins: dict[str, Substitute] = {}
+    for node in graph:
+        if node.op in FUSED and hosts(graph, node, spec.precision).how == PLUGIN:
+            use = use_of(graph, node, longest)
+            add = partial(add_one, node=node, use=use, architecture=place.architecture)
+            plugins[node.key] = Substitute(use.operands, add)
     return lower(trt, builder, graph, weights, spec, plugins=plugins, refit=refit)
 
 
 def why_not_here() -> str | None:
     """Why its engines do not run on this machine."""
-    return "no, bertc builds engines for TensorRT and does not run them yet; trtexec does"
+    return why_no_gpu()
 
 
-def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Runtime:
-    """Raises BertcError B0513: bertc does not run these engines yet."""
-    raise error(
-        "B0513", f"{folder} is a TensorRT engine, which bertc does not run yet", None, "run it with trtexec or Triton"
-    )
+def open_session(folder: Path, names: Mapping[str, str], device: int = 0, streams: int = 1) -> Runtime:
+    """The engine on a GPU. Its calls may come from several threads, and as many as there are streams run at once.
+
+    Raises BertcError B0513 without that GPU, or with TensorRT's own words when it does not load the engine.
+    """
+    trt = import_module("tensorrt")
+    if not Features.of(trt).ahead_of_time_plugins:
+        creators(trt)  # a plan may name plugins, which have to be known before it is loaded
+    return open_engine(trt, folder / FILE, names, device, streams)
+
+
+def refit(
+    graph: Graph,
+    weights: Weights,
+    old: Path,
+    folder: Path,
+    *,
+    names: Mapping[str, str],
+    precision: str,
+    hashes: Mapping[str, str],
+) -> None:
+    """Write the engine of the bundle `old` with other weights into a folder. Raises BertcError as `refit_plan` does."""
+    del names, precision
+    refit_plan(import_module("tensorrt"), graph, weights, old, folder, FILE, hashes)
 
 
 def _place(plugins: tuple[str, ...]) -> Place:

@@ -11,6 +11,7 @@ from typing import Any
 from bertc.errors import error
 from bertc.shapes import Profile
 from bertc.targets.tensorrt.network import Network
+from bertc.types import bind_sizes
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,6 +38,11 @@ class BuildOptions:
     """Kernels for weights of which two in four are zero may be used."""
     layer_information: bool = False
     """Every layer's details are kept in the engine and written beside it."""
+
+    @property
+    def refittable(self) -> bool:
+        """Weights have names, by which they can be given later."""
+        return self.refit or self.strip_weights
 
 
 def configure(config: Any, trt: Any, options: BuildOptions) -> None:
@@ -65,12 +71,13 @@ def _flags(options: BuildOptions) -> list[str]:
 
 
 def add_profiles(builder: Any, config: Any, network: Network, profiles: tuple[Profile, ...]) -> None:
-    """An optimization profile for each range of batch and sequence."""
+    """An optimization profile for each range of batch and sequence; packed sequences have as many tokens at most."""
     for profile in profiles:
         made = builder.create_optimization_profile()
         batch, seq = profile.batch, profile.seq
-        shapes = [(batch.smallest, seq.smallest), (batch.usual, seq.usual), (batch.largest, seq.largest)]
-        for index in range(network.definition.num_inputs):
+        ends = [(batch.smallest, seq.smallest), (batch.usual, seq.usual), (batch.largest, seq.largest)]
+        for index, node in enumerate(network.graph.inputs):
+            shapes = [bind_sizes(node.types[0].shape, {"batch": b, "seq": s, "tokens": b * s}) for b, s in ends]
             made.set_shape(network.definition.get_input(index).name, *shapes)
         config.add_optimization_profile(made)
 
@@ -87,17 +94,25 @@ def serialize(builder: Any, network: Network, config: Any, log: Any) -> Any:
 def layer_information(trt: Any, plan: Any, log: Any) -> str:
     """What the engine says of its layers, `{"Layers": [...], "Bindings": [...]}` as of `trtexec --exportLayerInfo`.
 
-    Raises BertcError B0512 when the engine cannot be loaded again.
+    Raises BertcError B0513 when the engine cannot be loaded again.
     """
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise error("B0512", f"{trt.__name__} could not load its own engine: {log.worst()}")
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    text = load(trt, plan, log).create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return json.dumps(json.loads(text), indent=1)
 
 
+def load(trt: Any, plan: Any, log: Any) -> Any:
+    """The engine that a plan is. Raises BertcError B0513 with TensorRT's own words when it does not take it."""
+    runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = True  # engines for later versions carry the code that runs them
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        message = f"{trt.__name__} {trt.__version__} does not load the engine: {log.worst()}"
+        raise error("B0513", message, None, "build the bundle on this machine, with this version")
+    return engine
+
+
 def make_log(trt: Any) -> Any:
-    """A logger that keeps the errors, so that a failure can tell its reason: `worst()`."""
+    """A logger that keeps the errors, so that a failure can tell its reason: `worst()`, the first since the last."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -109,7 +124,9 @@ def make_log(trt: Any) -> Any:
                 self.errors.append(msg)
 
         def worst(self) -> str:
-            return self.errors[0] if self.errors else "it gave no reason"
+            found = self.errors[0] if self.errors else "it gave no reason"
+            self.errors.clear()
+            return found
 
     return Log()
 

@@ -21,8 +21,12 @@ class Features:
     """Its second form, which says how a causal mask lies."""
     attention_lengths: bool
     """IAttention takes the number of keys of each sequence; without, a mask with a row for every query."""
+    packed_attention: bool
+    """IAttention takes sequences one behind the other. TensorRT for RTX has the words for it and refuses them."""
     ahead_of_time_plugins: bool
     """`tensorrt.plugin` embeds a kernel's PTX in the engine."""
+    python_plugins: bool
+    """IPluginV3 can be implemented in Python."""
 
     @classmethod
     def of(cls, trt: Any) -> Features:
@@ -33,5 +37,7 @@ class Features:
             attention=hasattr(network, "add_attention"),
             attention_v2=hasattr(network, "add_attention_v2"),
             attention_lengths=hasattr(trt, "IAttention") and hasattr(trt.IAttention, "key_value_lengths"),
+            packed_attention=hasattr(trt, "AttentionIOForm") and hasattr(trt, "QuickPluginCreationRequest"),
             ahead_of_time_plugins=hasattr(trt, "QuickPluginCreationRequest"),
+            python_plugins=hasattr(trt, "IPluginV3OneRuntime"),
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bertc.graph import Node
+from bertc.graph import UNUSED, Node, Operand
 from bertc.ops import rotary_factors
 from bertc.targets.tensorrt.network import Network
 
@@ -95,13 +95,18 @@ def softmax(network: Network, node: Node) -> None:
 
 
 def layer_norm(network: Network, node: Node) -> None:
+    x, scale, bias = node.inputs
     rank, element = len(node.types[0].shape), node.types[0].element
-    x, scale, bias = (network.operand(value, rank, element) for value in node.inputs)
-    definition = network.definition
+    network.give(node, _normalization(network, node, network.operand(x, rank, element), scale, bias))
+
+
+def _normalization(network: Network, node: Node, x: Any, scale: Operand, bias: Operand) -> Any:
+    rank, element, definition = len(node.types[0].shape), node.types[0].element, network.definition
+    factor, added = (network.operand(value, rank, element) for value in (scale, bias))
     add = definition.add_normalization_v2 if network.features.normalization_v2 else definition.add_normalization
-    layer = add(x, scale, bias, 1 << (rank - 1))
+    layer = add(x, factor, added, 1 << (rank - 1))
     layer.epsilon = node.attribute("eps")
-    network.give(node, layer)
+    return layer
 
 
 def silu(network: Network, node: Node) -> None:
@@ -163,13 +168,15 @@ def rotary(network: Network, node: Node) -> None:
 
 
 def _turns(network: Network, node: Node) -> tuple[Any, Any]:
-    """The cosines and the sines of all places, [..., seq, size]; those of one base are computed once."""
+    """The cosines and the sines of all places, [..., seq, size]; those of one base are computed once. Packed tokens
+    bring their places along."""
     shape, element = node.types[0].shape, node.types[0].element
     seq, size, ones = shape[-2], int(shape[-1]), (1,) * (len(shape) - 2)
     name = f"rotary.{node.attribute('base')}.{size}.{seq}.{element}"
     if f"{name}.sines" not in network.tensors:
         frequencies, signs = (row.reshape((*ones, 1, size)) for row in rotary_factors(node.attribute("base"), size))
-        rows, steps = network.places(seq, (*ones, -1, 1), "f32"), network.constant(f"{name}.steps", frequencies, "f32")
+        rows = _places_of(network, node) if node.op == "packed_rotary" else network.places(seq, (*ones, -1, 1), "f32")
+        steps = network.constant(f"{name}.steps", frequencies, "f32")
         angles = network.combine(f"{name}.angles", "PROD", rows, steps)
         operations, add = network.trt.UnaryOperation, network.definition.add_unary
         turned = network.name(add(angles, operations.SIN), f"{name}.turned")
@@ -182,12 +189,43 @@ def _turns(network: Network, node: Node) -> tuple[Any, Any]:
     return network.tensors[f"{name}.cosines"], network.tensors[f"{name}.sines"]
 
 
+def _places_of(network: Network, node: Node) -> Any:
+    """The places of packed tokens as numbers to multiply with: [1, tokens, 1]."""
+    places, name = node.values[1], f"{node.values[1]}.f32"
+    if name not in network.tensors:
+        column = network.definition.add_shuffle(network.tensors[places])
+        column.set_input(1, network.sizes(f"{name}.column", (1, node.types[0].shape[-2], 1)))
+        cast = network.definition.add_cast(network.name(column, f"{name}.column"), network.type("f32"))
+        network.tensors[name] = network.name(cast, name)
+    return network.tensors[name]
+
+
+def packed_embed_norm(network: Network, node: Node) -> None:
+    """Look-ups, their sum, which is the second result, and its norm. Places are counted from `offset` on."""
+    *looked_up, scale, bias = node.inputs
+    tables, (ids, *types, places) = looked_up[: len(looked_up) // 2], looked_up[len(looked_up) // 2 :]
+    element, offset = node.types[0].element, network.operand(node.attribute("offset"), 1, "i32")
+    shifted = network.combine(f"{node.key}.places", "SUM", network.operand(places, 1, "i32"), offset)
+    total = None
+    for name, table, index in zip(("words", "places", "types"), tables, (ids, shifted, *types), strict=False):
+        rows = network.tensors[index] if isinstance(index, str) else index
+        found = network.definition.add_gather(network.operand(table, 2, element), rows, 0)
+        row = network.name(found, f"{node.key}.{name}.rows")
+        total = row if total is None else network.combine(f"{node.key}.{name}.sum", "SUM", total, row)
+    if node.results[1] != UNUSED:
+        network.keep(node.results[1], total)
+    network.give(node, _normalization(network, node, total, scale, bias))
+
+
+def first_tokens(network: Network, node: Node) -> None:
+    x, starts = (network.tensors[value] for value in node.values)
+    network.give(node, network.definition.add_gather(x, starts, 0))
+
+
 def attention(network: Network, node: Node) -> None:
     """IAttention takes the query scaled already, and gives [batch, heads, seq, size]."""
     query, key, value = (network.tensors[name] for name in node.values[:3])
-    scale = network.operand(node.attribute("scale"), 4, node.types[0].element)
-    scaled = network.combine(f"{node.key}.scaled_query", "PROD", query, scale)
-    layer = _add_attention(network, scaled, key, value)
+    layer = _add_attention(network, _scaled_query(network, node, query), key, value)
     layer.decomposable = True
     mask = network.graph.producer(node.values[3])
     if not network.features.attention_lengths:
@@ -196,11 +234,51 @@ def attention(network: Network, node: Node) -> None:
         layer.key_value_lengths = network.tensors[mask.values[0]]
     else:
         layer.mask = network.operand(node.values[3], 4, node.types[0].element)
-    context = network.name(layer, f"{node.key}.context")
+    _merge_heads(network, node, network.name(layer, f"{node.key}.context"), (0, 2, 1, 3))
+
+
+def packed_attention(network: Network, node: Node) -> None:
+    """IAttention takes packed tokens as [tokens, heads, size], and where each sequence begins and the last one ends.
+
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/transformers-fused-attention.html
+    """
+    rows = [_tokens_first(network, value) for value in node.values[:3]]
+    layer = _add_attention(network, _scaled_query(network, node, rows[0]), *rows[1:])
+    layer.query_form = layer.key_value_form = network.trt.AttentionIOForm.PACKED_NHD
+    layer.query_lengths = layer.key_value_lengths = _ends(network, node.values[4])
+    _merge_heads(network, node, network.name(layer, f"{node.key}.context"), (0, 1, 2))
+
+
+def _scaled_query(network: Network, node: Node, query: Any) -> Any:
+    scale = network.operand(node.attribute("scale"), len(query.shape), node.types[0].element)
+    return network.combine(f"{node.key}.scaled_query", "PROD", query, scale)
+
+
+def _merge_heads(network: Network, node: Node, context: Any, axes: tuple[int, ...]) -> None:
+    """The context as the node has it, its axes in the order [..., tokens, heads, size] at first."""
     merged = network.definition.add_shuffle(context)
-    merged.first_transpose = network.trt.Permutation([0, 2, 1, 3])
+    merged.first_transpose = network.trt.Permutation(axes)
     merged.set_input(1, network.sizes(node.key, node.types[0].shape))
     network.give(node, merged)
+
+
+def _tokens_first(network: Network, value: str) -> Any:
+    """[heads, tokens, size] -> [tokens, heads, size]."""
+    layer = network.definition.add_shuffle(network.tensors[value])
+    layer.first_transpose = network.trt.Permutation((1, 0, 2))
+    return network.name(layer, f"{value}.tokens")
+
+
+def _ends(network: Network, lengths: str) -> Any:
+    """0, and where each sequence ends: the sums of the lengths up to it, [batch + 1]."""
+    name, trt = f"{lengths}.ends", network.trt
+    if name not in network.tensors:
+        axis = network.constant("axis.0", np.array(0), "i32")
+        add, sums = network.definition.add_cumulative, trt.CumulativeOperation.SUM
+        ends = network.name(add(network.tensors[lengths], axis, sums, False, False), f"{name}.sums")
+        layer = network.definition.add_concatenation([network.constant("begin", np.zeros(1), "i32"), ends])
+        network.tensors[name] = network.name(layer, name)
+    return network.tensors[name]
 
 
 def _add_attention(network: Network, query: Any, key: Any, value: Any) -> Any:
@@ -251,5 +329,9 @@ LOWERINGS: dict[str, Lowering] = {
     "rotary": rotary,
     "take_along": take_along,
     "attention": attention,
+    "packed_attention": packed_attention,
+    **dict.fromkeys(("packed_embed_norm", "packed_untyped_embed_norm"), packed_embed_norm),
+    "packed_rotary": rotary,
+    "first_tokens": first_tokens,
 }
 """Op -> what adds its layers. Fused ops that stand here are layers of TensorRT's own."""

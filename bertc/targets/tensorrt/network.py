@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -40,6 +41,8 @@ class Network:
         self.tensors: dict[str, Any] = {}
         self.arrays: dict[str, Array] = {}
         """TensorRT reads weights where they lie until the engine is built."""
+        self.sources: dict[str, str] = {}
+        """Name of an array -> the graph's value that it is, where it is one."""
 
     def type(self, element: str) -> Any:
         """TensorRT's own value for an element type."""
@@ -64,9 +67,9 @@ class Network:
             stored = np.ascontiguousarray(array.astype(ELEMENTS[element][1])).reshape(array.shape)
             self.arrays[name] = stored
             weights = self.trt.Weights(self.type(element), stored.ctypes.data, stored.size)
-            if self.refit:
-                self.definition.set_weights_name(weights, name)
             self.tensors[name] = self.name(self.definition.add_constant(stored.shape, weights), name)
+            if self.refit:  # weights have a name once a layer has them
+                self.definition.set_weights_name(weights, name)
         return self.tensors[name]
 
     def operand(self, value: Operand, rank: int, element: str) -> Any:
@@ -78,6 +81,7 @@ class Network:
         if self.graph.is_constant(value):
             name = f"{value}.{rank}" if missing else value
             array = constant(self.graph, value, self.weights) if name not in self.tensors else np.empty(0)
+            self.sources[name] = value
             return self.constant(name, array.reshape(missing + array.shape) if missing else array, type.element)
         if not missing:
             return self.tensors[value]
@@ -89,6 +93,17 @@ class Network:
             layer.set_input(1, self.sizes(name, missing + type.shape))
             self.tensors[name] = self.name(layer, name)
         return self.tensors[name]
+
+    def operands(self, values: Sequence[str]) -> list[Any]:
+        """The tensors of several values, of the ranks and types that they have in the graph."""
+        types = [self.graph.type_of(value) for value in values]
+        return [self.operand(value, len(type.shape), type.element) for value, type in zip(values, types, strict=True)]
+
+    def give_results(self, layer: Any, name: str, values: Sequence[str]) -> None:
+        """The layer, under a name, and its results, each a value of the graph."""
+        layer.name = name
+        for place, value in enumerate(values):
+            self.keep(value, layer.get_output(place))
 
     def size(self, size: Dim) -> Any:
         """A size as a tensor [1] of i64."""

@@ -1,80 +1,17 @@
 """Fused ops as plugins for TensorRT: what each takes and gives, the ways to compile its kernel, and how it is launched.
 
-A plugin is declared once, here. Everything that TensorRT asks for is derived in registration.py.
+A plugin is declared once, here and in attention.py. Everything that TensorRT asks for is derived in registration.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bertc.graph import UNUSED, Graph, Node
-
-Shape = Sequence[Any]
-"""Sizes of a tensor: numbers and symbolic expressions."""
-
-
-@dataclass(frozen=True)
-class Tactic:
-    """One way to compile a kernel."""
-
-    constants: Mapping[str, Any]
-    warps: int = 4
-
-
-@dataclass(frozen=True)
-class Launch:
-    """The sizes to run a kernel with, which are known when the engine runs."""
-
-    grid: tuple[Any, ...]
-    numbers: Mapping[str, Any]
-    """Parameter of the kernel -> its value, in the kernel's order."""
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A fused op with a certain number of results."""
-
-    name: str
-    kernel: str
-    inputs: tuple[str, ...]
-    numbers: tuple[str, ...]
-    outputs: tuple[str, ...]
-    """Parameters of the kernel, as TensorRT passes them. Others are constants; what no tactic names is None."""
-    attributes: Mapping[str, type]
-    shapes: Callable[[Mapping[str, Shape]], Shape]
-    """Sizes of the inputs -> sizes of each output."""
-    tactics: Callable[[Mapping[str, Any], str], Sequence[Tactic]]
-    """(attributes, element type) -> the ways to compile it."""
-    launch: Callable[[Any, Mapping[str, Shape], Mapping[str, Any]], Launch]
-    """(tensorrt.plugin, sizes of the inputs, attributes and the tactic's constants) -> how to launch it."""
-
-
-# ------------------------------------------------------------------------------------------------------- declarations
-
-TILES = ((64, 64, 2, 4), (32, 64, 2, 4), (128, 32, 2, 4), (64, 32, 1, 4))
-FLOAT32_TILES = ((32, 32, 1, 4), (16, 16, 1, 4))
-"""QUERIES, KEYS, STAGES and warps of attention's kernel; those that want too much shared memory are no tactics."""
-
-
-def _attention_tactics(given: Mapping[str, Any], element: str) -> list[Tactic]:
-    precision, tiles = ("tf32x3", FLOAT32_TILES) if element == "f32" else ("ieee", TILES)
-    fixed = {name: given[name] for name in ("heads", "size", "scale")} | {"PRECISION": precision}
-    return [
-        Tactic({**fixed, "QUERIES": queries, "KEYS": keys, "STAGES": stages}, warps)
-        for queries, keys, stages, warps in tiles
-    ]
-
-
-def _attention_launch(trtp: Any, shapes: Mapping[str, Shape], given: Mapping[str, Any]) -> Launch:
-    batch, _, seq, _ = shapes["query"]
-    return Launch((trtp.cdiv(seq, given["QUERIES"]), given["heads"], batch), {"seq": seq})
-
-
-def _context_shape(shapes: Mapping[str, Shape]) -> Shape:
-    batch, heads, seq, size = shapes["query"]
-    return batch, seq, heads * size
+from bertc.targets.tensorrt.attention import ATTENTION_OPS, ATTENTIONS, attended, attributes_of
+from bertc.targets.tensorrt.declarations import Launch, Plugin, Shape, Tactic, volume
 
 
 def _row_tactics(given: Mapping[str, Any], element: str) -> list[Tactic]:
@@ -85,15 +22,8 @@ def _row_tactics(given: Mapping[str, Any], element: str) -> list[Tactic]:
 
 
 def _activation_launch(trtp: Any, shapes: Mapping[str, Shape], given: Mapping[str, Any]) -> Launch:
-    count = _product(shapes["x"])
+    count = volume(shapes["x"])
     return Launch((trtp.cdiv(count, given["BLOCK"]),), {"count": count})
-
-
-def _product(sizes: Shape) -> Any:
-    first, *rest = sizes
-    for size in rest:
-        first = first * size
-    return first
 
 
 def _activation(name: str, activation: str) -> Plugin:
@@ -117,17 +47,24 @@ def _with_sum(name: str, outputs: int) -> str:
     return name if outputs == 1 else f"{name}_and_sum"
 
 
-def _embed_norm(name: str, tables: tuple[str, ...], ids: tuple[str, ...], outputs: int) -> Plugin:
+def _embed_norm(name: str, outputs: int) -> Plugin:
+    typed, packed = "untyped" not in name, "packed" in name
+    tables = ("word", "position", "type") if typed else ("word", "position")
+    ids = (*(("ids", "types") if typed else ("ids",)), *(("places",) if packed else ()))
+
+    def launch(trtp: Any, shapes: Mapping[str, Shape], given: Mapping[str, Any]) -> Launch:
+        return Launch((volume(shapes["ids"]),), {} if packed else {"seq": shapes["ids"][1]})
+
     return Plugin(
         _with_sum(name, outputs),
         "embed_norm",
         (*tables, *ids, "scale", "shift"),
-        ("seq",),
+        () if packed else ("seq",),
         ("norm", "total")[:outputs],
         {"n": int, "eps": float, "offset": int},
         lambda shapes: (*shapes["ids"], shapes["word"][1]),
         _row_tactics,
-        lambda trtp, shapes, given: Launch((_product(shapes["ids"]),), {"seq": shapes["ids"][1]}),
+        launch,
     )
 
 
@@ -141,45 +78,43 @@ def _skip_norm(outputs: int) -> Plugin:
         {"n": int, "eps": float},
         lambda shapes: shapes["x"],
         _row_tactics,
-        lambda trtp, shapes, given: Launch((_product(shapes["x"][:-1]),), {}),
+        lambda trtp, shapes, given: Launch((volume(shapes["x"][:-1]),), {}),
     )
 
 
-ATTENTION = Plugin(
-    "attention",
-    "attention",
-    ("query", "key", "value", "lengths"),
-    ("seq",),
-    ("context",),
-    {"heads": int, "size": int, "scale": float},
-    _context_shape,
-    _attention_tactics,
-    _attention_launch,
-)
+EMBEDDINGS = ("embed_norm", "untyped_embed_norm", "packed_embed_norm", "packed_untyped_embed_norm")
 
 DECLARED: Mapping[str, Plugin] = {
     plugin.name: plugin
     for plugin in (
-        ATTENTION,
+        *ATTENTIONS,
         _activation("bias_gelu", "gelu"),
         _activation("bias_gelu_tanh", "gelu_tanh"),
-        *(_embed_norm("embed_norm", ("word", "position", "type"), ("ids", "types"), outputs) for outputs in (1, 2)),
-        *(_embed_norm("untyped_embed_norm", ("word", "position"), ("ids",), outputs) for outputs in (1, 2)),
+        *(_embed_norm(name, outputs) for name in EMBEDDINGS for outputs in (1, 2)),
         *(_skip_norm(outputs) for outputs in (1, 2)),
     )
 }
 
 
-def plugin_of(graph: Graph, node: Node) -> tuple[Plugin, dict[str, Any]]:
-    """The plugin that computes a node, and its attributes there."""
-    n = int(graph.type_of(node.values[0]).shape[-1])
-    if node.op == "attention":
-        heads = int(graph.type_of(node.values[0]).shape[1])
-        return DECLARED["attention"], {"heads": heads, "size": n, "scale": float(node.attribute("scale"))}
+@dataclass(frozen=True)
+class Use:
+    """A plugin in the place of a node."""
+
+    plugin: Plugin
+    operands: tuple[str, ...]
+    """Values of the graph, in the order of the plugin's inputs."""
+    attributes: Mapping[str, Any]
+
+
+def use_of(graph: Graph, node: Node, longest: int) -> Use:
+    """The plugin that computes a node, and what it is given; sequences have at most `longest` tokens."""
+    if node.op in ATTENTION_OPS:
+        found = attended(graph, node)
+        return Use(DECLARED[found.name], found.operands, attributes_of(graph, node, longest))
     plugin = DECLARED[_with_sum(node.op, len(used_results(node)))]
-    return plugin, {"n": n} | {
-        name: kind(node.attribute(name)) for name, kind in plugin.attributes.items() if name != "n"
-    }
+    n = int(graph.type_of(node.values[0]).shape[-1])
+    fixed = {name: kind(node.attribute(name)) for name, kind in plugin.attributes.items() if name != "n"}
+    return Use(plugin, node.values, {"n": n, **fixed})
 
 
 def used_results(node: Node) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from typing import Any
 
 from bertc.graph import Node
 from bertc.targets.cuda.compile_kernels import Source, compile_source, parameters
+from bertc.targets.tensorrt.declarations import Plugin, Tactic
 from bertc.targets.tensorrt.network import Network
-from bertc.targets.tensorrt.plugins import DECLARED, Plugin, Tactic, plugin_of, used_results
+from bertc.targets.tensorrt.plugins import DECLARED, Use, used_results
 from bertc.targets.tensorrt.ptx import without_lines, without_scratch
 
 NAMESPACE = "bertc"
@@ -39,28 +40,14 @@ TYPE_NAMES = {"FLOAT": "FP32", "HALF": "FP16"}
 """`tensorrt.plugin`'s names of element types, where they are not those of DataType."""
 
 
-def add_plugin(network: Network, node: Node, architecture: int) -> None:
+def add_plugin(network: Network, node: Node, use: Use, architecture: int) -> None:
     """The node as a plugin layer of the same name."""
     trtp = import_module("tensorrt.plugin")
     register(trtp)
-    plugin, attributes = plugin_of(network.graph, node)
-    settings = json.dumps({**attributes, "architecture": architecture})
-    create = getattr(getattr(trtp.op, NAMESPACE), plugin.name)
-    layer = network.definition.add_plugin(create(*_operands(network, node), settings=settings), True)
-    layer.name = node.key
-    for place, result in enumerate(used_results(node)):
-        tensor = layer.get_output(place)
-        tensor.name = result
-        network.tensors[result] = tensor
-
-
-def _operands(network: Network, node: Node) -> list[Any]:
-    """Its operands; attention takes the lengths that its mask is made of."""
-    values = node.values
-    if node.op == "attention":
-        values = (*values[:3], network.graph.producer(values[3]).values[0])
-    types = [network.graph.type_of(value) for value in values]
-    return [network.operand(value, len(type.shape), type.element) for value, type in zip(values, types, strict=True)]
+    settings = json.dumps({**use.attributes, "architecture": architecture})
+    create = getattr(getattr(trtp.op, NAMESPACE), use.plugin.name)
+    layer = network.definition.add_plugin(create(*network.operands(use.operands), settings=settings), True)
+    network.give_results(layer, node.key, used_results(node))
 
 
 def register(trtp: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import test_kernels  # noqa: F401  declares the kernels for the interpreter
 import torch
+from cluster_double import linear_cluster
 from conftest import packed, small_spec, weights_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +25,9 @@ from bertc.elaborate import elaborate
 from bertc.reference import evaluate
 from bertc.spec import Spec
 from bertc.targets.cuda import ARCHITECTURES
-from bertc.targets.cuda.compile_kernels import kernel_function, parameters
+from bertc.targets.cuda.compile_kernels import is_cuda, kernel_function, parameters
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import Launch, Operation, Output, Product, Size, arena, read_plan
+from bertc.targets.cuda.plan import Launch, Operation, Output, Product, Size, Tiles, arena, read_plan
 
 SIZES = "{layers: 2, hidden: 128, heads: 8, inner: 256, vocab: 53, positions: 19, labels: 5}"
 PRE_NORM = (
@@ -78,6 +79,9 @@ class Interpreted:
         source = self.lowering.sources[operation.kernel]
         names = [name for name in parameters(source.file, source.function) if name not in dict(source.constants)]
         values = [self.value(argument) for argument in operation.arguments]
+        if is_cuda(source.file):
+            linear_cluster(dict(source.constants), dict(zip(names, values, strict=True)))
+            return
         function = kernel_function(source.file, source.function)
         grid = tuple(size(self.sizes) for size in operation.grid)
         function[grid](**dict(zip(names, values, strict=True)), **dict(source.constants))
@@ -88,6 +92,9 @@ class Interpreted:
         return memory[:, output.column : output.column + output.width].double().numpy().reshape(shape)
 
     def value(self, argument: Any) -> Any:
+        if isinstance(argument, Tiles):
+            shape, strides = (argument.rows(self.sizes), argument.columns), (argument.row(self.sizes), 1)
+            return torch.as_strided(self.value(argument.place), shape, strides)
         return argument(self.sizes) if isinstance(argument, Size) else self.memory[argument.name][argument.offset :]
 
     def multiply(self, product: Product) -> None:
@@ -127,6 +134,35 @@ def test_every_way_of_every_step(network: str, precision: str, padded_batch: Map
         assert np.abs(plan.output(output) - expected[name]).max() < {"fp32": 2e-5, "fp16": 2e-2}[precision], name
 
 
+@pytest.mark.parametrize("passes", ["[default]", "[default, pack_sequences]"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_norms_in_products(network: str, passes: str, padded_batch: Mapping[str, Any]) -> None:
+    """Steps for few rows: all tiles compute the same, and the outputs are the reference's. Norms are folded wherever
+    only products and residuals read them: all but the last where norms stand behind, and the last where in front."""
+    spec = wide_spec(network=network, passes=passes, precision="fp16")
+    elaborated = elaborate(spec)
+    weights = weights_of(elaborated)
+    plain = Lowering(compile(spec, "cuda"), weights, "f16", programmatic=False)
+    outputs = plain.run()
+    lowering = Lowering(plain.graph, weights, "f16", programmatic=False, of=plain)
+    assert lowering.run() == outputs
+    assert len(lowering.norms) == (1 if network == PRE_NORM else 2 * spec.sizes["layers"] - 1)
+    assert {name: lowering.buffers[name] for name in lowering.buffers.keys() & plain.buffers} == {
+        name: plain.buffers[name] for name in lowering.buffers.keys() & plain.buffers
+    }
+    given = {**padded_batch, **packed(padded_batch)} if "pack" in passes else padded_batch
+    plan = Interpreted(lowering, given)
+    for step in lowering.steps:
+        for way in step.ways[::-1]:
+            for operation in way:
+                plan.start(operation)
+    there = padded_batch["attention_mask"] > 0
+    for name, expected in evaluate(elaborated, padded_batch, weights).items():
+        per_token = "pack" in passes and expected.shape[:2] == there.shape
+        wanted = expected[there] if per_token else expected
+        assert np.abs(plan.output(outputs[name]) - wanted).max() < 2e-2, name  # f16, as in the test above
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_packed_plans(network: str, padded_batch: Mapping[str, Any]) -> None:
     spec = wide_spec(network=network, passes="[default, pack_sequences]")
@@ -147,7 +183,8 @@ def test_packed_plans(network: str, padded_batch: Mapping[str, Any]) -> None:
 def wide_spec(**fields: str) -> Spec:
     """Sizes that the tiles of products and of attention fit."""
     spec = small_spec(**fields)
-    return replace(spec, sizes={**spec.sizes, "hidden": 128, "heads": 8, "head_size": 16, "inner": 256})
+    wide = {"hidden": 128, "embedding_size": 128, "heads": 8, "head_size": 16, "inner": 256}
+    return replace(spec, sizes={**spec.sizes, **wide})
 
 
 @given(
@@ -195,9 +232,11 @@ def test_compiles_without_a_gpu(architecture: str, tmp_path: Path) -> None:
     assert plan.architecture == architecture
     for kernel in plan.kernels.values():
         assert (tmp_path / "x" / kernel.file).read_bytes().startswith(b"\x7fELF")
-    launched = {op.kernel for step in plan.steps for way in step.ways for op in way if isinstance(op, Launch)}
+    steps = (*plan.steps, *plan.few)
+    launched = {op.kernel for step in steps for way in step.ways for op in way if isinstance(op, Launch)}
     assert launched == plan.kernels.keys()
-    assert all(step.ways for step in plan.steps)
+    assert all(step.ways for step in steps)
+    assert bool(plan.few) == (architecture == "sm_90")
     assert max(kernel.shared for kernel in plan.kernels.values()) <= ARCHITECTURES[architecture]
     assert any(kernel.boxes for kernel in plan.kernels.values()) == (architecture == "sm_90")
     stored = json.loads((tmp_path / "x/manifest.json").read_text())["files"]["weights.bin"]["size"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,11 @@ class HostDevice:
         self.wait()
         return 1.0
 
+    def part_times(self, parts: Sequence[Callable[[], None]], runs: int) -> list[float]:
+        for part in parts:
+            part()
+        return [1.0] * len(parts)
+
     def close(self) -> None:
         self.memory.clear()
         self.pinned.clear()
@@ -218,6 +224,63 @@ def test_memory_is_kept_and_given_back(opened: Any, padded_batch: Mapping[str, A
     phases = runner.runtime.phases
     assert phases is not None
     assert vars(phases(padded_batch)) == {"host_to_device": 1.0, "compute": 1.0, "device_to_host": 1.0}
+
+
+def test_each_step_is_timed_once_a_run(opened: Any, padded_batch: Mapping[str, Any]) -> None:
+    session, _, _, _ = opened
+    times = session.step_times({name: array.astype(np.int32) for name, array in padded_batch.items()}, 3)
+    assert times == Counter(step.name for step in session.plan.steps)
+    assert {"encoder.0.merged", "encoder.0.ffn.norm"} <= times.keys()
+
+
+class Clock(Device):
+    """A device whose events are the time at which they are recorded."""
+
+    def __init__(self) -> None:
+        flags = {"CUevent_flags": "CU_EVENT_DEFAULT", "CUevent_record_flags": "CU_EVENT_RECORD_EXTERNAL"}
+        self.cuda = SimpleNamespace(**{name: SimpleNamespace(**{flag: flag}) for name, flag in flags.items()})
+        self.stream, self.now, self.events = 0, 0.0, 0
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
+    def replay(self, graph: Callable[[], None]) -> None:
+        graph()
+
+    def wait(self) -> None:
+        pass
+
+    def forget(self, graph: Callable[[], None]) -> None:
+        pass
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        match name, *arguments:
+            case "cuEventCreate", _:
+                self.events += 1
+                return SimpleNamespace(at=None)
+            case "cuEventRecordWithFlags", event, 0, "CU_EVENT_RECORD_EXTERNAL":
+                event.at = self.now
+            case "cuEventElapsedTime", start, end:
+                return end.at - start.at
+            case "cuEventDestroy", _:
+                self.events -= 1
+            case _:
+                raise AssertionError(name)
+        return None
+
+
+def test_parts_of_a_graph_are_timed_between_events() -> None:
+    """The first run, which is a hundred times as slow, does not count; of the others it is the mean."""
+    clock, slow = Clock(), iter([100.0, 100.0, 1.0, 1.0, 3.0, 3.0])
+
+    def part(milliseconds: float) -> Callable[[], None]:
+        def work() -> None:
+            clock.now += milliseconds * next(slow)
+
+        return work
+
+    assert clock.part_times([part(1.0), part(5.0)], 2) == [2.0, 10.0]
+    assert clock.events == 0
 
 
 def test_threads_take_turns(opened: Any, padded_batch: Mapping[str, Any]) -> None:

@@ -89,8 +89,11 @@ def test_skip_norm(element: str, rows: int, n: int, parts: int, has_total: bool)
 
 @every_type
 @pytest.mark.parametrize("n", [24, 100])
-def test_layer_norm(element: str, n: int) -> None:
-    x, scale, shift = draw(element, 3, n), draw(element, n, seed=2), draw(element, n, seed=3)
+@pytest.mark.parametrize("exact", [False, True])
+def test_layer_norm(element: str, n: int, exact: bool) -> None:
+    """Its parameters are of x's type, or f32."""
+    x = draw(element, 3, n)
+    scale, shift = (draw("f32" if exact else element, n, seed=seed) for seed in (2, 3))
     norm = nothing(element, 3, n)
     block = triton.next_power_of_2(n)
     skip_norm[(3,)](x, x, x, scale, shift, norm, norm, 3, n, 1e-12, 1, False, False, False, block, False)
@@ -228,7 +231,7 @@ def test_attention(element: str, lengths: list[int], size: int, packed: bool) ->
     tile = {"QUERIES": 16, "KEYS": 16, "STAGES": 1, "PDL": False}
     attention[(triton.cdiv(seq, 16), heads, batch)](
         *(columns, columns[width:], columns[2 * width :], starts, given, columns, context),
-        *(seq, 3 * width, 0, 0, 0, 0, size, size**-0.5, packed, True, False, 0, "ieee"),
+        *(seq, 3 * width, 0, 0, 0, 0, size, size**-0.5, packed, True, True, False, 0, "ieee"),
         **tile,
     )
     assert_close(context, expected, element, ATTENTION_ULPS[element])
@@ -243,7 +246,7 @@ def attend(qkv: Any, lengths: Any, bias: Any, strides: Any, window: int = 0) -> 
     added = columns if bias is None else bias.reshape(-1)
     attention[(triton.cdiv(seq, 16), heads, batch)](
         *(columns, columns[width:], columns[2 * width :], given, given, added, context, seq, 3 * width, *strides),
-        *(size, size**-0.5, False, lengths is not None, bias is not None, window, "ieee", 16, 16, 1, False),
+        *(size, size**-0.5, False, lengths is not None, False, bias is not None, window, "ieee", 16, 16, 1, False),
     )
     return context
 

@@ -65,6 +65,7 @@ def attention(
     scale: tl.constexpr,
     PACKED: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
+    GIVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -78,12 +79,14 @@ def attention(
 
     query, key, value are columns of one matrix of `row` columns, a token a row and a head `size` columns; context
     [tokens, heads · size]. Padded: a sequence has `seq` rows, of which the first lengths[b] are keys, or without
-    lengths all. Packed: it has lengths[b] rows, from starts[b] on. Grid: (blocks of queries, heads, batch).
+    lengths all. Packed: it has lengths[b] rows, from starts[b] on. GIVEN: no kernel in front computes lengths and
+    starts, so that they are read before those have ended. Grid: (blocks of queries, heads, batch).
     """
     block, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     width = tl.num_programs(1) * size
     release(PDL)
-    wait(PDL)
+    if not GIVEN:
+        wait(PDL)
     if HAS_LENGTHS:
         length = tl.load(lengths + batch)
     else:
@@ -94,6 +97,8 @@ def attention(
     else:
         start = batch * seq
         rows = seq
+    if GIVEN:
+        wait(PDL)
     if block * QUERIES >= rows:
         return
     columns = head * size + tl.arange(0, size)

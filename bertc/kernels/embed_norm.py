@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from bertc.kernels.launch import release, wait
-from bertc.kernels.skip_norm import normal
+from bertc.kernels.skip_norm import normal, vector
 
 
 @triton.jit
@@ -37,6 +37,7 @@ def embed_norm(
     columns = tl.arange(0, BLOCK)
     inside = columns < n
     release(PDL)
+    factor, added = vector(scale, columns, inside), vector(shift, columns, inside)
     wait(PDL)
     if PACKED:
         place = tl.load(places + token)
@@ -50,5 +51,5 @@ def embed_norm(
         value += tl.load(type + kind * n + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_TOTAL:
         tl.store(total + token * n + columns, value.to(total.dtype.element_ty), mask=inside)
-    result = normal(value, inside, scale, shift, columns, n, eps)
+    result = normal(value, inside, factor, added, n, eps)
     tl.store(norm + token * n + columns, result.to(norm.dtype.element_ty), mask=inside)

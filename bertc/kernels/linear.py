@@ -54,7 +54,7 @@ def linear(
             b = tl.load(w_pointers + start)
         else:
             b = tl.load(w_pointers + start, mask=narrow, other=0.0)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+        total = tl.dot(a.to(b.dtype), b, total, input_precision=PRECISION)
     release(PDL)
     inside = (ours[:, None] < rows) & (columns[None, :] < n)
     places = ours[:, None].to(tl.int64) * n + columns[None, :]

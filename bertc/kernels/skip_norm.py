@@ -7,13 +7,18 @@ from bertc.kernels.launch import release, wait
 
 
 @triton.jit
-def normal(total, inside, scale, shift, columns, n: tl.constexpr, eps: tl.constexpr):
-    """scale · (total - mean) / √(var + eps) + shift over one row, of which `inside` are columns."""
+def vector(values, columns, inside):
+    """One of the vectors [n] of a norm: a constant, so that it may be read before `wait`."""
+    return tl.load(values + columns, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def normal(total, inside, factor, added, n: tl.constexpr, eps: tl.constexpr):
+    """factor · (total - mean) / √(var + eps) + added over one row, of which `inside` are columns."""
     mean = tl.sum(total, 0) / n
     centred = tl.where(inside, total - mean, 0.0)
     deviation = tl.sqrt(tl.sum(centred * centred, 0) / n + eps)
-    factor = tl.load(scale + columns, mask=inside, other=0.0).to(tl.float32)
-    return centred / deviation * factor + tl.load(shift + columns, mask=inside, other=0.0).to(tl.float32)
+    return centred / deviation * factor + added
 
 
 @triton.jit
@@ -44,15 +49,18 @@ def skip_norm(
     columns = tl.arange(0, BLOCK)
     inside = columns < n
     release(PDL)
+    factor, added = vector(scale, columns, inside), vector(shift, columns, inside)
+    if HAS_BIAS:
+        before = vector(bias, columns, inside)
     wait(PDL)
     value = tl.load(x + row * n + columns, mask=inside, other=0.0).to(tl.float32)
     for part in tl.static_range(1, PARTS):
         value += tl.load(x + (part * rows + row) * n + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
-        value += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+        value += before
     if HAS_RESIDUAL:
         value += tl.load(residual + row * n + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_TOTAL:
         tl.store(total + row * n + columns, value.to(total.dtype.element_ty), mask=inside)
-    result = normal(value, inside, scale, shift, columns, n, eps)
+    result = normal(value, inside, factor, added, n, eps)
     tl.store(norm + row * n + columns, result.to(norm.dtype.element_ty), mask=inside)

@@ -19,12 +19,13 @@ from bertc.passes.expand_unhosted import EXPANDED, Choice, Hosts
 from bertc.reference import Weights
 from bertc.spec import Spec
 from bertc.targets import Runtime
+from bertc.targets.cuda import products
 from bertc.targets.cuda.compile_kernels import compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering, lowering_of
-from bertc.targets.cuda.plan import ELEMENTS, Kernel, Plan
+from bertc.targets.cuda.plan import ELEMENTS, Kernel, Output, Plan, Step, read_plan
 from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
-from bertc.targets.cuda.tune import tuned
+from bertc.targets.cuda.tune import FEWEST, tuned
 
 ARCHITECTURES = {
     "sm_80": 163 << 10,
@@ -80,22 +81,47 @@ def write(
     """Write the plan, its weights and its kernels. Raises BertcError B0511 for an architecture that has no kernels."""
     del hashes  # the manifest has them
     architecture = _architecture(architectures)
-    element = PRECISIONS[spec.precision]
-    lowering = Lowering(graph, weights, element, programmatic=int(architecture.removeprefix("sm_")) >= 90)
-    outputs = lowering.run()
+    shapes = _shapes(spec)
+    lowering, few, outputs = _lowered(
+        graph, weights, spec.precision, architecture, min(shape["tokens"] for shape in shapes) <= FEWEST
+    )
     compiled: dict[str, Kernel] = {}
-    for index, source in enumerate(lowering.sources.values()):
-        compiled |= compile_kernels([source], architecture, ARCHITECTURES[architecture], folder)
+    sources, shared = list(lowering.sources.values()), ARCHITECTURES[architecture]
+    for index, (key, kernel) in enumerate(compile_kernels(sources, architecture, shared, folder)):
+        if kernel is not None:
+            compiled[key] = kernel
         if progress:
-            progress("compiling kernels", index + 1, len(lowering.sources))
+            progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
-    steps = tuple(step.with_kernels(compiled.keys()) for step in lowering.steps)
-    plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs)
+    steps, few = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, few))
+    plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, few=few, few_up_to=products.FEW)
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
     if architecture == _architecture_here():
         session = Session(folder, Device())
-        (folder / PLAN).write_text(tuned(session, _shapes(spec), progress).to_json(), "utf-8")
+        (folder / PLAN).write_text(tuned(session, shapes, progress).to_json(), "utf-8")
         session.close()
+
+
+def refit(
+    graph: Graph,
+    weights: Weights,
+    old: Path,
+    folder: Path,
+    *,
+    names: Mapping[str, str],
+    precision: str,
+    hashes: Mapping[str, str],
+) -> None:
+    """Write other weights for the plan that is in the bundle `old` into a folder; plan and kernels stay as they are.
+
+    Raises BertcError B0516 where this bertc lays weights out in another way than the one that built the bundle.
+    """
+    del names, hashes
+    plan = read_plan((old / PLAN).read_text("utf-8"))
+    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, bool(plan.few))
+    if _write_weights(lowering.constants, folder / WEIGHTS) != plan.weights:
+        message = f"`{old}` has its weights in another layout than this bertc gives them"
+        raise error("B0516", message, None, "build the bundle again from the new checkpoint")
 
 
 def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Runtime:
@@ -111,7 +137,26 @@ def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Run
         gpu.close()
         raise
     run_packed = session.run_packed if session.packed else None
-    return Runtime(session.run, session.close, session.token_outputs, run_packed, session.phases, gpu.bus)
+    return Runtime(
+        session.run, session.close, session.token_outputs, run_packed, session.phases, session.step_times, gpu.bus
+    )
+
+
+def _lowered(
+    graph: Graph, weights: Weights, precision: str, architecture: str, few: bool
+) -> tuple[Lowering, list[Step], Mapping[str, Output]]:
+    """A graph's steps, others for few rows where they are wanted and there are such, and the outputs of both."""
+    element, programmatic = PRECISIONS[precision], int(architecture.removeprefix("sm_")) >= 90
+    lowering = Lowering(graph, weights, element, programmatic)
+    outputs = lowering.run()
+    if not few or element == "f32" or architecture != "sm_90":
+        return lowering, [], outputs
+    folding = Lowering(graph, weights, element, programmatic, of=lowering)
+    assert folding.run() == outputs
+    if folding.steps == lowering.steps:
+        return lowering, [], outputs
+    lowering.buffers |= folding.buffers
+    return lowering, folding.steps, outputs
 
 
 def _architecture(wanted: Sequence[str] | None) -> str:

@@ -12,7 +12,7 @@ from bertc.graph import Node
 from bertc.ops import rotary_factors
 from bertc.passes.pack_sequences import counts_tokens
 from bertc.targets.cuda.elementwise import blocks, fixed, number, pointwise, power, strides
-from bertc.targets.cuda.plan import Launch, Place, Size
+from bertc.targets.cuda.plan import INPUTS, Launch, Place, Size
 from bertc.targets.cuda.views import ZERO, Layout, View, contiguous, product, with_axes
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _attend(lowering: Lowering, node: Node, restriction: Restriction, starts: Pl
         f"bias_{axis}": fixed(stride) for axis, stride in zip(axes, bias.strides if bias else (ZERO,) * 4, strict=True)
     }
     given |= {"PACKED": starts is not None, "HAS_LENGTHS": lengths is not None, "HAS_BIAS": bias is not None}
+    given["GIVEN"] = all(place is None or place.name in INPUTS for place in (lengths, starts))
     given |= {"WINDOW": restriction.window, "scale": node.attribute("scale"), "PRECISION": lowering.precision}
     ways = [_launch(lowering, given, int(heads), *tile) for tile in _tiles(lowering)]
     lowering.step(node.key, *([way] for way in ways))

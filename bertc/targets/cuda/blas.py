@@ -148,11 +148,6 @@ class Blas:
             raise RuntimeError(f"cuBLASLt answered with status {status}")
 
 
-def library_is_there() -> bool:
-    """Whether cuBLASLt can be found."""
-    return _library() is not None
-
-
 def _library() -> Path | str | None:
     """cuBLASLt of the pip package that is installed, else the system's."""
     spec = importlib.util.find_spec("nvidia")

@@ -1,16 +1,19 @@
-"""Triton's sources to machine code, with or without a GPU."""
+"""Kernels to machine code, with or without a GPU: Triton's, and those in CUDA C++ by NVIDIA's run-time compiler."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bertc.targets.cuda.plan import Kernel
+from bertc.targets.cuda.nvrtc import compile_text
+from bertc.targets.cuda.plan import Box, Kernel
 from bertc.version import VERSION
 
 SPECIALISED = 168
@@ -41,29 +44,63 @@ class Source:
 
 
 def parameters(file: str, function: str) -> list[str]:
-    """The names of a kernel's parameters, in order."""
+    """The names of a kernel's parameters, in order, and of what is fixed when it is compiled."""
+    if is_cuda(file):
+        return [*_module(file).PARAMETERS, *_module(file).CONSTANTS]
     return list(kernel_function(file, function).arg_names)
 
 
-def compile_kernels(sources: Iterable[Source], architecture: str, shared: int, folder: Path) -> Mapping[str, Kernel]:
-    """Compile each source for one architecture (`sm_90`) and write its machine code into a folder; those that want more
-    than `shared` bytes of shared memory are left out."""
-    kernels: dict[str, Kernel] = {}
-    for source in sources:
-        compiled = compile_source(source, int(architecture.removeprefix("sm_")))
-        metadata = compiled.metadata
-        if metadata.shared > shared:
-            continue
-        file = f"{source.key}.cubin"
-        (folder / file).write_bytes(compiled.asm["cubin"])
-        boxes = tuple((*of["block_size"], of["swizzle"]) for of in metadata.tensordesc_meta)
-        kernels[source.key] = Kernel(file, metadata.name, metadata.num_warps, metadata.shared, boxes)
-    return kernels
+def compile_kernels(
+    sources: Sequence[Source], architecture: str, shared: int, folder: Path
+) -> Iterator[tuple[str, Kernel | None]]:
+    """Compile each source for one architecture (`sm_90`) and write its machine code into a folder: its key with the
+    kernel, or with None where it wants more than `shared` bytes of shared memory. Those in CUDA C++ side by side."""
+
+    def compiled(source: Source) -> tuple[str, Kernel | None]:
+        kernel, machine_code = (_compile_cuda if is_cuda(source.file) else _compile_triton)(source, architecture)
+        if kernel.shared > shared:
+            return source.key, None
+        (folder / kernel.file).write_bytes(machine_code)
+        return source.key, kernel
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        others = pool.map(compiled, [source for source in sources if is_cuda(source.file)])
+        yield from map(compiled, [source for source in sources if not is_cuda(source.file)])
+        yield from others
+
+
+def is_cuda(file: str) -> bool:
+    """Whether a kernel is CUDA C++: its module then says what the compiler is given."""
+    return hasattr(_module(file), "source")
 
 
 def kernel_function(file: str, function: str) -> Any:
     """The function as Triton declares it."""
-    return getattr(import_module(file if "." in file else f"bertc.kernels.{file}"), function)
+    return getattr(_module(file), function)
+
+
+def _module(file: str) -> Any:
+    return import_module(file if "." in file else f"bertc.kernels.{file}")
+
+
+def _compile_triton(source: Source, architecture: str) -> tuple[Kernel, bytes]:
+    compiled = compile_source(source, int(architecture.removeprefix("sm_")))
+    metadata = compiled.metadata
+    boxes = tuple(Box(of["block_size"][0], of["block_size"][1], of["swizzle"]) for of in metadata.tensordesc_meta)
+    kernel = Kernel(f"{source.key}.cubin", metadata.name, metadata.num_warps, metadata.shared, boxes)
+    return kernel, compiled.asm["cubin"]
+
+
+def _compile_cuda(source: Source, architecture: str) -> tuple[Kernel, bytes]:
+    """By NVRTC, for this architecture's own instructions (`sm_90a`). Raises BertcError B0501 where it is missing."""
+    constants, module = dict(source.constants), _module(source.file)
+    compiled = compile_text(module.source(constants), f"{architecture}a")
+    depth, count = constants["DEPTH"], constants["CHUNK"]
+    swizzle = {32: 2, 64: 3}[depth]  # CU_TENSOR_MAP_SWIZZLE_64B and 128B
+    boxes = tuple(Box(constants[side], depth, swizzle, count) for side in ("ROWS", "COLUMNS"))
+    cluster = constants["SPLIT"] * constants["SHARED"]
+    shared = module.shared_bytes(constants)
+    return Kernel(f"{source.key}.cubin", source.function, source.warps, shared, boxes, cluster), compiled
 
 
 def compile_source(source: Source, capability: int) -> Any:

@@ -6,22 +6,84 @@ Through NVIDIA's cuda-bindings: https://nvidia.github.io/cuda-python/cuda-bindin
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from bertc.errors import error
 from bertc.ops import Array
+from bertc.targets.cuda.plan import Box
+
+
+def driver() -> Any:
+    return import_module("cuda.bindings.driver")
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """A driver function; its one result, or None. Raises RuntimeError with the driver's own words."""
+    cuda = driver()
+    status, *results = getattr(cuda, name)(*arguments)
+    if status != cuda.CUresult.CUDA_SUCCESS:
+        _, text = cuda.cuGetErrorString(status)
+        raise RuntimeError(f"{name}: {text.decode() if text else status}")
+    return results[0] if len(results) == 1 else None
+
+
+def load_function(code: bytes, entry: str, shared: int) -> Any:
+    """A kernel from its machine code, allowed the shared memory that it needs."""
+    module = call("cuModuleLoadData", code)
+    function = call("cuModuleGetFunction", module, entry.encode())
+    attribute = driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    call("cuFuncSetAttribute", function, attribute, shared)
+    return function
+
+
+def launch(
+    stream: Any,
+    function: Any,
+    grid: tuple[int, int, int],
+    warps: int,
+    shared: int,
+    values: Sequence[tuple[Any, Any]],
+    *,
+    early: bool = False,
+    cluster: int = 0,
+) -> None:
+    """Start a kernel; `values` are its arguments with their ctypes. One that may start `early` does so while the one
+    before it ends, and waits by itself for what that computes. `cluster` blocks along the first axis share memory."""
+    cuda = driver()
+    configuration = cuda.CUlaunchConfig()
+    configuration.gridDimX, configuration.gridDimY, configuration.gridDimZ = grid
+    configuration.blockDimX, configuration.blockDimY, configuration.blockDimZ = 32 * warps, 1, 1
+    configuration.sharedMemBytes = shared
+    configuration.hStream = stream
+    attributes: list[Any] = []
+    if early:
+        attribute = cuda.CUlaunchAttribute()
+        attribute.id = cuda.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        attributes.append(attribute)
+    if cluster:
+        attribute = cuda.CUlaunchAttribute()
+        attribute.id = cuda.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        shape = attribute.value.clusterDim
+        shape.x, shape.y, shape.z = cluster, 1, 1
+        attributes.append(attribute)
+    configuration.attrs, configuration.numAttrs = attributes, len(attributes)
+    arguments = tuple(value for value, _ in values), tuple(type for _, type in values)
+    call("cuLaunchKernelEx", configuration, function, arguments, 0)
 
 
 class Device:
     """One GPU with one stream on it. Raises BertcError B0513 when there is none."""
 
     def __init__(self, number: int = 0) -> None:
-        self.cuda: Any = import_module("cuda.bindings.driver")
+        self.cuda = driver()
         try:
             self.call("cuInit", 0)
             count = self.call("cuDeviceGetCount")
@@ -38,12 +100,8 @@ class Device:
         self._pinned: set[int] = set()
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """A driver function; its one result, or None. Raises RuntimeError with the driver's own words."""
-        status, *results = getattr(self.cuda, name)(*arguments)
-        if status != self.cuda.CUresult.CUDA_SUCCESS:
-            _, text = self.cuda.cuGetErrorString(status)
-            raise RuntimeError(f"{name}: {text.decode() if text else status}")
-        return results[0] if len(results) == 1 else None
+        """As `call` does."""
+        return call(name, *arguments)
 
     def enter(self) -> None:
         """Make this GPU the calling thread's."""
@@ -114,45 +172,41 @@ class Device:
         self.call("cuStreamSynchronize", self.stream)
 
     def function(self, path: Path, entry: str, shared: int) -> Any:
-        """A kernel from its machine code, allowed the shared memory that it needs."""
-        module = self.call("cuModuleLoadData", path.read_bytes())
-        function = self.call("cuModuleGetFunction", module, entry.encode())
-        attribute = self.cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        self.call("cuFuncSetAttribute", function, attribute, shared)
-        return function
+        """A kernel from a file of machine code."""
+        return load_function(path.read_bytes(), entry, shared)
 
     def launch(
-        self, function: Any, grid: tuple[int, int, int], warps: int, shared: int, values: Sequence[tuple[Any, Any]]
+        self,
+        function: Any,
+        grid: tuple[int, int, int],
+        warps: int,
+        shared: int,
+        values: Sequence[tuple[Any, Any]],
+        cluster: int,
     ) -> None:
-        """Start a kernel; `values` are its arguments with their ctypes. It may start while the one before it ends."""
-        cuda = self.cuda
-        attribute = cuda.CUlaunchAttribute()
-        attribute.id = cuda.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-        attribute.value.programmaticStreamSerializationAllowed = 1
-        configuration = cuda.CUlaunchConfig()
-        configuration.gridDimX, configuration.gridDimY, configuration.gridDimZ = grid
-        configuration.blockDimX, configuration.blockDimY, configuration.blockDimZ = 32 * warps, 1, 1
-        configuration.sharedMemBytes = shared
-        configuration.hStream = self.stream
-        configuration.attrs, configuration.numAttrs = [attribute], 1
-        arguments = tuple(value for value, _ in values), tuple(type for _, type in values)
-        self.call("cuLaunchKernelEx", configuration, function, arguments, 0)
+        """Start a kernel on the stream, early."""
+        launch(self.stream, function, grid, warps, shared, values, early=True, cluster=cluster)
 
-    def tensor_map(
-        self, address: int, element: str, shape: tuple[int, int], row: int, box: tuple[int, int, int]
-    ) -> Any:
-        """What the copy engine needs to know of a matrix [rows, columns] of 16-bit elements, its rows `row` apart."""
+    def tensor_map(self, address: int, element: str, shape: tuple[int, int], row: int, box: Box) -> Any:
+        """What the copy engine needs to know of a matrix [rows, columns] of 16-bit elements, its rows `row` apart; for
+        boxes side by side it is [columns / box.columns, rows, box.columns]."""
         cuda = self.cuda
         kinds = cuda.CUtensorMapDataType
         kind = {"f16": kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16, "bf16": kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16}[element]
-        rows, columns, swizzle = box
-        long, word = cuda.cuuint64_t, cuda.cuuint32_t
+        rows, columns = shape
+        sizes, strides, boxes = [columns, rows], [2 * row], [box.columns, box.rows]
+        if box.count:
+            sizes, strides = [box.columns, rows, columns // box.columns], [2 * row, 2 * box.columns]
+            boxes.append(box.count)
         return self.call(
             "cuTensorMapEncodeTiled",
-            *(kind, 2, address, [long(shape[1]), long(shape[0])], [long(2 * row)], [word(columns), word(rows)]),
-            [word(1), word(1)],
+            *(kind, len(sizes), address),
+            [cuda.cuuint64_t(size) for size in sizes],
+            [cuda.cuuint64_t(stride) for stride in strides],
+            [cuda.cuuint32_t(size) for size in boxes],
+            [cuda.cuuint32_t(1) for _ in sizes],
             cuda.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-            cuda.CUtensorMapSwizzle(swizzle),
+            cuda.CUtensorMapSwizzle(box.swizzle),
             cuda.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
             cuda.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
@@ -188,6 +242,31 @@ class Device:
             self.call("cuEventDestroy", event)
         return float(elapsed)
 
+    def part_times(self, parts: Sequence[Callable[[], None]], runs: int) -> list[float]:
+        """Milliseconds of each part of a graph, where they follow one another, the mean of some runs behind a first.
+
+        Between two parts the graph has an event, so that none begins before the one before it has ended.
+        """
+        events = [self.call("cuEventCreate", self.cuda.CUevent_flags.CU_EVENT_DEFAULT) for _ in range(len(parts) + 1)]
+        external = self.cuda.CUevent_record_flags.CU_EVENT_RECORD_EXTERNAL
+
+        def work() -> None:
+            self.call("cuEventRecordWithFlags", events[0], self.stream, external)
+            for part, event in zip(parts, events[1:], strict=True):
+                part()
+                self.call("cuEventRecordWithFlags", event, self.stream, external)
+
+        graph = self.captured(work)
+        times = np.zeros((runs + 1, len(parts)))
+        for run in range(runs + 1):
+            self.replay(graph)
+            self.wait()
+            times[run] = [self.call("cuEventElapsedTime", start, end) for start, end in pairwise(events)]
+        self.forget(graph)
+        for event in events:
+            self.call("cuEventDestroy", event)
+        return times[1:].mean(axis=0).tolist()
+
     def close(self) -> None:
         """Give everything back."""
         self.enter()
@@ -201,6 +280,56 @@ class Device:
         self.call("cuStreamDestroy", self.stream)
         self.call("cuDevicePrimaryCtxRelease", self._device)
 
+
+class Pinned:
+    """Pinned memory by name, each piece kept and grown with what is asked of it."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._kept: dict[str, Array] = {}
+
+    def take(self, name: str, size: int) -> Array:
+        """The first `size` bytes of what is kept under a name."""
+        if name not in self._kept or self._kept[name].size < size:
+            if name in self._kept:
+                self._device.unpin(self._kept.pop(name))
+            self._kept[name] = self._device.pin(size)
+        return self._kept[name][:size]
+
+
+class WithGraph(Protocol):
+    @property
+    def graph(self) -> Any: ...
+
+
+Shape = TypeVar("Shape", bound=Hashable)
+Prepared = TypeVar("Prepared", bound=WithGraph)
+
+
+class Captured(Generic[Shape, Prepared]):
+    """What was captured for each shape; of more than GRAPHS, the one that was not asked for longest is forgotten."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._kept: OrderedDict[Shape, Prepared] = OrderedDict()
+
+    def get(self, shape: Shape, capture: Callable[[], Prepared]) -> Prepared:
+        """What is kept for a shape, captured when it is first asked for."""
+        if shape not in self._kept:
+            self._kept[shape] = capture()
+            if len(self._kept) > GRAPHS:
+                self._device.forget(self._kept.popitem(last=False)[1].graph)
+        self._kept.move_to_end(shape)
+        return self._kept[shape]
+
+    def clear(self) -> None:
+        for prepared in self._kept.values():
+            self._device.forget(prepared.graph)
+        self._kept.clear()
+
+
+GRAPHS = 64
+"""CUDA graphs that are kept."""
 
 POINTER, NUMBER, LONG, STRUCTURE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, None
 """The types of arguments that our kernels have; a structure knows its own."""

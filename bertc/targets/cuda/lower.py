@@ -18,6 +18,7 @@ from bertc.ops import Array
 from bertc.plugins import PLUGINS
 from bertc.reference import Weights, constant
 from bertc.targets.cuda import attention, elementwise, layouts, norms, products
+from bertc.targets.cuda.clusters import Folded
 from bertc.targets.cuda.compile_kernels import Source, parameters
 from bertc.targets.cuda.plan import (
     Argument,
@@ -41,18 +42,25 @@ ALIGNED = 16
 class Lowering:
     """One graph on its way to a plan."""
 
-    def __init__(self, graph: Graph, weights: Weights, element: str, programmatic: bool) -> None:
+    def __init__(
+        self, graph: Graph, weights: Weights, element: str, programmatic: bool, of: Lowering | None = None
+    ) -> None:
+        """`of`: another of the same graph; then products go to clusters and take norms along. Both have the same
+        constants, and the same names for the same memory."""
         self.graph = graph
         self.weights = weights
         self.element = element
         self.programmatic = programmatic
+        self.folding = of is not None
         self.steps: list[Step] = []
         self.buffers: dict[str, Buffer] = {}
-        self.sources: dict[str, Source] = {}
-        self.constants: dict[str, tuple[str, Array]] = {}
+        self.sources: dict[str, Source] = of.sources if of else {}
+        self.constants: dict[str, tuple[str, Array]] = of.constants if of else {}
         """Name -> element type and values of everything that is known when the engine is built."""
         self.layouts: dict[str, Layout] = {}
         """Where the values lie that are computed so far."""
+        self.norms: dict[str, Folded] = {}
+        """Norms that no kernel takes, and what their readers make them of."""
         self.done: set[str] = set()
         """Keys of nodes that an earlier one has taken along."""
 
@@ -164,6 +172,10 @@ class Lowering:
         self.constants[f"{value}.rows"] = (self.element, constant(self.graph, value, self.weights).T)
         return f"{value}.rows"
 
+    def float32(self, value: str) -> Array:
+        """A constant's values, whatever the plan's type."""
+        return constant(self.graph, value, self.weights).astype(np.float32)
+
     def zeros(self, count: int) -> Place:
         self.constants.setdefault(f"zeros.{count}", (self.element, np.zeros(count, np.float32)))
         return Place(f"zeros.{count}")
@@ -187,12 +199,15 @@ class Lowering:
         return Output(view.buffer, sizes, view.row, view.offset, view.width)
 
     def result_element(self, value: str) -> str:
-        """float32 for a value that is nothing but an output, where its kernel writes any type; else the plan's type."""
-        return "f32" if self._is_only_output(value) else self.element
+        """float32 for an output that only heads read, where its kernel writes any type; else the plan's type."""
+        return "f32" if self._is_an_end(value) else self.element
 
-    def _is_only_output(self, value: str) -> bool:
+    def _is_an_end(self, value: str) -> bool:
         readers = self.graph.users(value)
-        ends = all(reader.op in ("cast", "select") and self._is_only_output(reader.key) for reader in readers)
+        ends = all(
+            self._is_an_end(reader.key) if reader.op in ("cast", "select") else products.is_narrow(self, reader)
+            for reader in readers
+        )
         return ends and bool(readers or self.graph.is_output(value))
 
     # ------------------------------------------------------------------------------------------------- steps

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bertc.graph import UNUSED, Node
+from bertc.reference import constant
 from bertc.targets.cuda.elementwise import power
 from bertc.targets.cuda.plan import Launch, Place, Size
 from bertc.targets.cuda.views import product
@@ -20,7 +21,7 @@ def embed_norm(lowering: Lowering, node: Node) -> None:
     values = list(node.values)
     word, position, type = values.pop(0), values.pop(0), values.pop(0) if typed else ""
     ids, types, places = values.pop(0), values.pop(0) if typed else "", values.pop(0) if packed else ""
-    scale, shift = map(lowering.weight, values)
+    scale, shift = (parameter(lowering, value) for value in values)
     norm, total = two(lowering, node)
     given: dict[str, Any] = {"word": lowering.weight(word), "position": lowering.weight(position)}
     given |= {"type": lowering.weight(type or word), "ids": lowering.layout(ids).place}
@@ -75,11 +76,20 @@ def normed(
     *rest, n = node.types[0].shape
     rows, n = product(rest), int(n)
     given: dict[str, Any] = {"x": x, "bias": bias or x, "residual": residual or x, "norm": norm, "total": total or norm}
-    given |= {"scale": lowering.weight(scale), "shift": lowering.weight(shift), "rows": rows, "n": n}
+    given |= {"scale": parameter(lowering, scale), "shift": parameter(lowering, shift), "rows": rows, "n": n}
     given |= {"eps": node.attribute("eps"), "PARTS": parts, "HAS_BIAS": bias is not None, "BLOCK": power(n)}
     given |= {"HAS_RESIDUAL": residual is not None, "HAS_TOTAL": total is not None}
     writes = [place.name for place in (norm, total) if place]
     return lowering.launch("skip_norm", "skip_norm", [rows], 4, writes, **given)
+
+
+def parameter(lowering: Lowering, value: str) -> Place:
+    """A norm's scale or shift, in float32 whatever the plan's type: rounded to bf16, they alone would take as much from
+    the cosine of an embedding as the products' weights do."""
+    name = f"{value}.f32"
+    if name not in lowering.constants:
+        lowering.constants[name] = ("f32", constant(lowering.graph, value, lowering.weights))
+    return Place(name)
 
 
 LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {

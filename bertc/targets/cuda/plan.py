@@ -17,6 +17,9 @@ import numpy as np
 
 ELEMENTS: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i32": np.int32}
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "places", "starts", "lengths")
+"""What a session gives, each a vector of i32."""
+
 Choices = tuple[tuple[int, int], ...]
 """(rows, way), rows rising: the way for up to that many rows; the last one for all above."""
 
@@ -131,6 +134,18 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Box:
+    """What the copy engine takes of a matrix at once: rows × columns, or `count` of these, side by side in the matrix
+    and one behind the other in shared memory."""
+
+    rows: int
+    columns: int
+    swizzle: int
+    """The driver's number for how it lies in shared memory."""
+    count: int = 0
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A compiled kernel: a file of machine code and how to start it."""
 
@@ -139,8 +154,10 @@ class Kernel:
     warps: int
     shared: int
     """Bytes of shared memory."""
-    boxes: tuple[tuple[int, int, int], ...] = ()
-    """For each matrix that it takes in boxes: rows, columns and the driver's number for how a box is swizzled."""
+    boxes: tuple[Box, ...] = ()
+    """For each matrix that it takes in boxes."""
+    cluster: int = 0
+    """Blocks of a cluster, for kernels of CUDA C++; 0 for Triton's, which take more than they are declared with."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +182,14 @@ class Plan:
     outputs: Mapping[str, Output]
     algorithms: Mapping[str, str] = field(default_factory=dict[str, str])
     """(product and rows) -> the cuBLASLt algorithm that was fastest when the engine was built, in hex."""
+    few: tuple[Step, ...] = ()
+    """Other steps to the same outputs, for few rows: norms go along with the products around them."""
+    few_up_to: int = 0
+    """Rows up to which they are taken."""
+
+    def taken(self, rows: int) -> tuple[Step, ...]:
+        """The steps for so many rows."""
+        return self.few if self.few and rows <= self.few_up_to else self.steps
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
@@ -210,6 +235,8 @@ def read_plan(text: str) -> Plan:
         steps=tuple(_step(of) for of in content["steps"]),
         outputs={name: _output(of) for name, of in content["outputs"].items()},
         algorithms=content["algorithms"],
+        few=tuple(_step(of) for of in content["few"]),
+        few_up_to=content["few_up_to"],
     )
 
 
@@ -218,8 +245,8 @@ def _size(of: dict[str, Any]) -> Size:
 
 
 def _kernel(of: dict[str, Any]) -> Kernel:
-    boxes = tuple((rows, columns, swizzle) for rows, columns, swizzle in of["boxes"])
-    return Kernel(of["file"], of["entry"], of["warps"], of["shared"], boxes)
+    boxes = tuple(Box(**box) for box in of["boxes"])
+    return Kernel(of["file"], of["entry"], of["warps"], of["shared"], boxes, of["cluster"])
 
 
 def _argument(of: dict[str, Any]) -> Argument:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertc.graph import UNUSED, Node
+from bertc.targets.cuda import clusters
+from bertc.targets.cuda.clusters import Folded
 from bertc.targets.cuda.elementwise import ACTIVATIONS, blocks, number, strides
 from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Launch, Operation, Place, Product, Size, Tiles
 from bertc.targets.cuda.views import View, contiguous, with_axes
 from bertc.targets.cuda.views import product as sizes
-from bertc.types import BITS
+from bertc.types import BITS, Shape
 
 if TYPE_CHECKING:
     from bertc.targets.cuda.lower import Lowering
@@ -25,6 +27,9 @@ TILES = {
     "f32": ((64, 64, 32, 3, 4), (32, 32, 32, 3, 4)),
 }
 """ROWS, COLUMNS, DEPTH, STAGES and warps that our own product is offered in; bf16 as f16."""
+
+NARROW = ((16, 32, 64, 4, 4), (16, 16, 128, 4, 4), (16, 16, 256, 3, 4))
+"""The same of products with few rows or columns: a head's."""
 
 LARGE = ((128, 256, 64, 3), (128, 128, 64, 4))
 """ROWS, COLUMNS, DEPTH and STAGES of our products for many rows."""
@@ -58,13 +63,15 @@ class Tail:
 
 @dataclass(frozen=True)
 class Linear:
-    """y = activation(x · wᵀ + bias): x [rows, k]; w, the name of a constant [n, k]; bias [n] or nothing."""
+    """y = activation(x · wᵀ + bias): x [rows, k], or what its norm is made of; w, the name of a constant [n, k]; bias
+    [n] or nothing."""
 
     x: View
     w: str
     bias: str | None
     n: int
     activation: str = ""
+    norm: Folded | None = None
 
     @property
     def rows(self) -> Size:
@@ -80,13 +87,40 @@ def matmul(lowering: Lowering, node: Node) -> None:
         return
     tail = _tail(lowering, node)
     n = int(node.types[0].shape[-1])
-    product = Linear(_aligned(lowering, x), lowering.weight(lowering.rows_of(w)).name, tail.bias, n, tail.activation)
+    narrow = is_narrow(lowering, node)
+    view, folded = (_any_float(lowering, x), None) if narrow else _operand(lowering, x)
+    weight = lowering.weight(lowering.rows_of(w)).name
+    product = Linear(view, weight, tail.bias, n, tail.activation, folded)
     if tail.norm is None:
-        # small products have one way, whose kernel writes any type
-        element = lowering.result_element(tail.last.key) if _is_small(product) else None
-        linear(lowering, tail.last.key, product, lowering.buffer(tail.last.key, element))
+        element = lowering.result_element(tail.last.key) if narrow else None
+        y = lowering.buffer(tail.last.key, element)
+        (clusters.linear if clusters.fits(lowering, x, n) else linear)(lowering, tail.last.key, product, y)
+    elif clusters.fits(lowering, x, n):
+        clusters.linear_and_norm(lowering, node, product, tail.norm, tail.residual)
     else:
         linear_and_norm(lowering, node, product, tail.norm, lowering.dense(tail.residual))
+
+
+def is_narrow(lowering: Lowering, node: Node) -> bool:
+    """Whether a node is a product with a weight of too few rows or columns for a library or large tiles: a head's. Its
+    kernel reads and writes any type."""
+    if node.op != "matmul":
+        return False
+    x, w = node.values
+    weight = lowering.shape(w)
+    return lowering.graph.is_constant(w) and len(weight) == 2 and _is_small(lowering.shape(x)[:-1], int(weight[1]))
+
+
+def _any_float(lowering: Lowering, value: str) -> View:
+    """A value as rows, in the plan's element type or in float32."""
+    view = lowering.layout(value).view()
+    return lowering.view(value) if view is None or lowering.element_in(view.buffer) == "i32" else view
+
+
+def _operand(lowering: Lowering, value: str) -> tuple[View, Folded | None]:
+    """A value as rows that products take, and where it is a folded norm the rows that this is made of."""
+    folded = lowering.norms.get(value)
+    return (lowering.rows_in(value, folded.scaled) if folded else _aligned(lowering, value)), folded
 
 
 def _aligned(lowering: Lowering, value: str) -> View:
@@ -123,7 +157,7 @@ def _longer(lowering: Lowering, tail: Tail, reader: Node) -> Tail | None:
         return Tail(reader, tail.bias, reader.op)
     if reader.op == "skip_norm" and plain and tail.last.key in reader.values[:2]:
         other = next(value for value in reader.values[:2] if value != tail.last.key)
-        if other in lowering.layouts:
+        if other in lowering.layouts or other in lowering.norms:
             return Tail(reader, tail.bias, norm=reader, residual=other)
     return None
 
@@ -154,8 +188,8 @@ def _batched(lowering: Lowering, node: Node) -> None:
 
 def linear(lowering: Lowering, name: str, product: Linear, y: Place) -> None:
     """A step that computes a product: ours for few rows, ours in large tiles or the library's for many."""
-    if _is_small(product):
-        lowering.step(name, [_few(lowering, product, y, 1, (16, 32, 64, 4, 4))])
+    if _is_small(product.x.names, product.n):
+        lowering.step(name, *([_few(lowering, product, y, 1, tile)] for tile in NARROW))
         return
     ways: list[Way] = [[_few(lowering, product, y, 1, tile)] for tile in _tiles(lowering)]
     for tile in _large_tiles(lowering, product):
@@ -177,23 +211,23 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
             sums = lowering.memory(f"{node.key}.parts.{parts}", "f32", (parts, *product.x.names, n))
             end = normed(lowering, norm, sums, parts, bias, residual, scale, shift, normal, total)
             ways += [[_few(lowering, product, sums, parts, tile), end] for tile in _tiles(lowering)]
+    split = len(ways)
     summed = total or lowering.buffer(node.key)
+    adding = normed(lowering, norm, summed, 1, None, residual, scale, shift, normal, total)
     after = normed(lowering, norm, summed, 1, None, None, scale, shift, normal, None)
-    for tile in _large_tiles(lowering, product):
-        ways.append([_specialised(lowering, product, summed, tile, residual), after])
-    ways += [
-        [
-            _product(product, lowering, summed, bias),
-            normed(lowering, norm, summed, 1, None, residual, scale, shift, normal, total),
-        ],
-        [_product(product, lowering, summed, bias, residual=residual), after],
-    ]
-    lowering.step(norm.key, *ways, choices=((FEW, max(0, len(ways) - 3)), (0, len(ways) - 1)))
+    if lowering.element == "bf16":  # rounded behind the residual, the sum would lose as much as all weights do
+        ways += [[_specialised(lowering, product, summed, tile), adding] for tile in _large_tiles(lowering, product)]
+        ways.append([_product(product, lowering, summed, bias), adding])
+    else:
+        tiles = _large_tiles(lowering, product)
+        ways += [[_specialised(lowering, product, summed, tile, residual), after] for tile in tiles]
+        ways.append([_product(product, lowering, summed, bias), adding])
+        ways.append([_product(product, lowering, summed, bias, residual=residual), after])
+    lowering.step(norm.key, *ways, choices=((FEW, max(0, split - 1)), (0, len(ways) - 1)))
 
 
-def _is_small(product: Linear) -> bool:
-    """Whether a product has too few rows or columns for a library or large tiles: a head's."""
-    return product.x.names not in (("batch", "seq"), ("tokens",)) or product.n < 64
+def _is_small(names: Shape, n: int) -> bool:
+    return names not in (("batch", "seq"), ("tokens",)) or n < 64
 
 
 def _large_tiles(lowering: Lowering, product: Linear) -> list[tuple[int, int, int, int]]:
@@ -268,7 +302,8 @@ def qkv_projection(lowering: Lowering, node: Node) -> None:
     x, rows, bias = node.values
     heads, size = node.attribute("heads"), node.attribute("size")
     width = heads * size
-    projection = Linear(lowering.view(x), lowering.weight(rows).name, bias, 3 * width)
+    view, folded = _operand(lowering, x)
+    projection = Linear(view, lowering.weight(rows).name, bias, 3 * width, norm=folded)
     *rest, _ = lowering.shape(x)
     merged = contiguous(f"{node.key}.merged", (*rest, 3, heads, size))
     axis = len(rest)
@@ -276,7 +311,8 @@ def qkv_projection(lowering: Lowering, node: Node) -> None:
         part = merged.part(axis, index, 1)
         if part is not None and result != UNUSED:
             lowering.layouts[result] = part.without(axis).transposed((*range(axis - 1), axis, axis - 1, axis + 1))
-    linear(lowering, node.key, projection, lowering.memory(merged.buffer, lowering.element, merged.shape))
+    y = lowering.memory(merged.buffer, lowering.element, merged.shape)
+    (clusters.linear if clusters.fits(lowering, x, 3 * width) else linear)(lowering, node.key, projection, y)
 
 
 LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {"matmul": matmul, "qkv_projection": qkv_projection}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -17,10 +18,12 @@ from bertc.errors import error
 from bertc.ops import Array
 from bertc.targets import Phases
 from bertc.targets.cuda.blas import WORKSPACE, Blas, Problem
-from bertc.targets.cuda.driver import LONG, NUMBER, POINTER, STRUCTURE, Device
+from bertc.targets.cuda.driver import LONG, NUMBER, POINTER, STRUCTURE, Captured, Device, Pinned
 from bertc.targets.cuda.plan import (
     ELEMENTS,
+    INPUTS,
     Argument,
+    Box,
     Launch,
     Operation,
     Output,
@@ -28,6 +31,7 @@ from bertc.targets.cuda.plan import (
     Plan,
     Product,
     Size,
+    Tiles,
     arena,
     read_plan,
 )
@@ -35,15 +39,9 @@ from bertc.types import BITS
 
 PLAN, WEIGHTS = "plan.json", "weights.bin"
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids", "places", "starts", "lengths")
-"""What a plan may read, each a vector of i32."""
-
 BUCKETS = 32
 """Packed tokens, and the longest of their sequences, are counted in so many parts of the power of two above them: few
 enough graphs, and no more than a sixteenth of the rows idle."""
-
-GRAPHS = 64
-"""CUDA graphs that are kept, the least recently used one goes first."""
 
 ALIGNMENT = 256
 """Bytes; what kernels are compiled to expect of every address is 16, what copies like is more."""
@@ -94,8 +92,8 @@ class Session:
         self.blas = Blas(device.allocate(WORKSPACE))
         self.algorithms = {name: bytes.fromhex(text) for name, text in self.plan.algorithms.items()}
         self._arena, self._arena_size = 0, 0
-        self._captured: OrderedDict[tuple[int, ...], Prepared] = OrderedDict()
-        self._pinned: dict[str, Array] = {}
+        self._captured: Captured[tuple[int, ...], Prepared] = Captured(device)
+        self._pinned = Pinned(device)
         self._turn = Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -127,6 +125,22 @@ class Session:
             compute = self.device.milliseconds(lambda: self.device.replay(call.prepared.graph))
             download = self.device.milliseconds(lambda: self._download(call))
         return Phases(upload, compute, download)
+
+    def step_times(self, inputs: Mapping[str, Array], runs: int) -> dict[str, float]:
+        """Milliseconds of each step in a call of `run`, by name, the mean of several runs."""
+        with self._turn:
+            self.device.enter()
+            call = self._call(inputs)
+            self._stage(call)
+            self._upload(call)
+            sizes, addresses = call.prepared.sizes, call.prepared.addresses
+            steps = self.plan.taken(sizes["tokens"])
+            ways = [step.way(sizes["tokens"]) for step in steps]
+            parts = [partial(self._run, [way], sizes, addresses) for way in ways]
+            found: defaultdict[str, float] = defaultdict(float)
+            for step, time in zip(steps, self.device.part_times(parts, runs), strict=True):
+                found[step.name] += time
+        return dict(found)
 
     def _call(self, inputs: Mapping[str, Array]) -> Call:
         lengths = sequence_lengths(inputs)
@@ -161,12 +175,12 @@ class Session:
         """The inputs, in memory that the device reads by itself."""
         for name, array in call.given.items():
             if name in call.prepared.addresses:
-                self._host(name, array.size * 4).view(np.int32)[:] = array.reshape(-1)
+                self._pinned.take(name, array.size * 4).view(np.int32)[:] = array.reshape(-1)
 
     def _upload(self, call: Call) -> None:
         for name, array in call.given.items():
             if name in call.prepared.addresses:
-                self.device.start_upload(call.prepared.addresses[name], self._host(name, array.size * 4))
+                self.device.start_upload(call.prepared.addresses[name], self._pinned.take(name, array.size * 4))
 
     def _download(self, call: Call) -> None:
         for output in {output.buffer: output for output in self.plan.outputs.values()}.values():
@@ -176,35 +190,22 @@ class Session:
         """The rows of an output's buffer that count, in memory that the device writes by itself."""
         rows = prod(size(call.counts) for size in output.shape) // output.width
         element = np.dtype(ELEMENTS[self.plan.buffers[output.buffer].element])
-        return self._host(output.buffer, rows * output.row(call.prepared.sizes) * element.itemsize).view(element)
+        return self._pinned.take(output.buffer, rows * output.row(call.prepared.sizes) * element.itemsize).view(element)
 
     def _fetch(self, output: Output, call: Call) -> Array:
         rows = self._downloaded(output, call).reshape(-1, output.row(call.prepared.sizes))
         columns = rows[:, output.column : output.column + output.width]
         return columns.astype(np.float32).reshape([size(call.counts) for size in output.shape])
 
-    def _host(self, name: str, size: int) -> Array:
-        """`size` bytes of pinned memory that are kept for a buffer, and grow with it."""
-        if name not in self._pinned or self._pinned[name].size < size:
-            if name in self._pinned:
-                self.device.unpin(self._pinned.pop(name))
-            self._pinned[name] = self.device.pin(size)
-        return self._pinned[name][:size]
-
     def prepare(self, sizes: Mapping[str, int]) -> Prepared:
         """The graph of a shape: captured when it is first asked for."""
-        key = tuple(sizes.values())
-        if key in self._captured:
-            self._captured.move_to_end(key)
-            return self._captured[key]
-        ways = [step.way(sizes["tokens"]) for step in self.plan.steps]
+        return self._captured.get(tuple(sizes.values()), lambda: self._prepared(sizes))
+
+    def _prepared(self, sizes: Mapping[str, int]) -> Prepared:
+        ways = [step.way(sizes["tokens"]) for step in self.plan.taken(sizes["tokens"])]
         addresses = self.place(ways, sizes)
         self._run(ways, sizes, addresses)  # finds the products' algorithms, which a capture must not
-        prepared = Prepared(sizes, addresses, self.device.captured(lambda: self._run(ways, sizes, addresses)))
-        self._captured[key] = prepared
-        if len(self._captured) > GRAPHS:
-            self.device.forget(self._captured.popitem(last=False)[1].graph)
-        return prepared
+        return Prepared(sizes, addresses, self.device.captured(lambda: self._run(ways, sizes, addresses)))
 
     def place(self, ways: Sequence[Sequence[Operation]], sizes: Mapping[str, int]) -> dict[str, int]:
         """The address of every buffer for a shape; a larger arena makes what was captured in the smaller one void."""
@@ -217,8 +218,6 @@ class Session:
         offsets = arena(ways, rounded, kept)
         size = max(offsets[name] + rounded[name] for name in offsets)
         if size > self._arena_size:
-            for old in self._captured.values():
-                self.device.forget(old.graph)
             self._captured.clear()
             if self._arena_size:
                 self.device.free(self._arena)
@@ -238,32 +237,37 @@ class Session:
         if isinstance(operation, Launch):
             kernel = self.plan.kernels[operation.kernel]
             boxes = iter(kernel.boxes)
-            values = [
-                value for argument in operation.arguments for value in self._argument(argument, boxes, sizes, addresses)
-            ]
+            values: list[tuple[Any, Any]] = []
+            for argument in operation.arguments:
+                box = next(boxes) if isinstance(argument, Tiles) else None
+                given = self._argument(argument, box, sizes, addresses)
+                values += given[:1] if kernel.cluster else given
+            if not kernel.cluster:
+                values += [(0, POINTER), (0, POINTER)]  # Triton's two last parameters, which our kernels do not use
             first, second, third = (size(sizes) for size in operation.grid)
-            scratch = [(0, POINTER), (0, POINTER)]  # Triton's two last parameters, which our kernels do not use
             function = self.functions[operation.kernel]
-            self.device.launch(function, (first, second, third), kernel.warps, kernel.shared, [*values, *scratch])
+            grid = (first, second, third)
+            self.device.launch(function, grid, kernel.warps, kernel.shared, values, kernel.cluster)
         else:
             self._multiply(operation, sizes, addresses)
 
     def _argument(
         self,
         argument: Argument,
-        boxes: Iterator[tuple[int, int, int]],
+        box: Box | None,
         sizes: Mapping[str, int],
         addresses: Mapping[str, int],
     ) -> list[tuple[Any, Any]]:
-        """What a kernel is given for an argument: values with their types."""
+        """What a kernel is given for an argument: values with their types. Triton's also take a matrix's shape."""
         if isinstance(argument, Size):
             return [(argument(sizes), NUMBER)]
         if isinstance(argument, Place):
             return [(self._address(argument, addresses), POINTER)]
+        assert box is not None
         rows, row = argument.rows(sizes), argument.row(sizes)
         address = self._address(argument.place, addresses)
         shape = (rows, argument.columns)
-        map = self.device.tensor_map(address, self._element(argument.place), shape, row, next(boxes))
+        map = self.device.tensor_map(address, self._element(argument.place), shape, row, box)
         return [(map, STRUCTURE), (rows, NUMBER), (argument.columns, NUMBER), (row, LONG), (1, LONG)]
 
     def _element(self, place: Place) -> str:
@@ -307,10 +311,7 @@ class Session:
         """Give the device's memory back."""
         with self._turn:
             self.device.enter()
-            for prepared in self._captured.values():
-                self.device.forget(prepared.graph)
             self._captured.clear()
-            self._pinned.clear()
             self.blas.close()
             self.device.close()
 

@@ -15,32 +15,77 @@ ALIKE = 8
 
 REPLAYS = 5
 
+ROUNDS = 2
+"""How often all ways of a step are tried beside those taken of the others."""
+
+FEWEST = 512
+"""Steps for few rows are tried up to so many tokens, and made where the smallest shape has no more."""
+
 Progress = Callable[[str, int, int], None]
 
 
 def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progress | None = None) -> Plan:
-    """The session's plan with the fastest way of each step, and the fastest algorithms, for each of the shapes.
+    """The session's plan with the fastest way of each step, and the fastest algorithms, for each of the shapes; and
+    with the steps for few rows up to where they are faster.
 
     A shape is `batch`, `seq` and `tokens`; ways are chosen by the tokens.
     """
+    plan = session.plan
     groups: dict[object, list[Step]] = {}
-    for step in session.plan.steps:
+    for step in (*plan.steps, *plan.few):
         groups.setdefault(_signature(step), []).append(step)
     choices: dict[object, dict[int, int]] = {signature: {} for signature in groups}
+    few_up_to = 0
     for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["tokens"])):
-        every = [[operation for way in step.ways for operation in way] for step in session.plan.steps]
-        addresses = session.place(every, sizes)
-        _fill(session, sizes, addresses)
-        for signature, steps in groups.items():
-            times = [_time(session, steps[:ALIKE], way, sizes, addresses) for way in range(len(steps[0].ways))]
-            choices[signature][sizes["tokens"]] = times.index(min(times))
+        tokens, times = sizes["tokens"], list[float]()
+        for steps in filter(None, (plan.steps, plan.few if tokens <= FEWEST else ())):
+            every = [[operation for way in step.ways for operation in way] for step in steps]
+            addresses = session.place(every, sizes)
+            _fill(session, sizes, addresses)
+            ranked: dict[object, list[int]] = {}
+            for signature in dict.fromkeys(map(_signature, steps)):
+                alike = [step for step in groups[signature] if step in steps][:ALIKE]
+                ways = [_time(session, alike, way, sizes, addresses) for way in range(len(alike[0].ways))]
+                ranked[signature] = sorted(range(len(ways)), key=lambda way: ways[way])
+            taken, time = _settled(session, steps, ranked, sizes, addresses)
+            for signature, way in taken.items():
+                choices[signature][tokens] = way
+            times.append(time)
+        if times[-1] < times[0]:
+            few_up_to = tokens
         if progress:
             progress("timing kernels", done + 1, len(shapes))
-    steps = tuple(
-        replace(step, choices=tuple(sorted(choices[_signature(step)].items()))) for step in session.plan.steps
-    )
+
+    def with_choices(steps: Sequence[Step]) -> tuple[Step, ...]:
+        return tuple(replace(step, choices=tuple(sorted(choices[_signature(step)].items()))) for step in steps)
+
     algorithms = {name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())}
-    return replace(session.plan, steps=steps, algorithms=algorithms)
+    few = with_choices(plan.few) if few_up_to else ()
+    return replace(plan, steps=with_choices(plan.steps), algorithms=algorithms, few=few, few_up_to=few_up_to)
+
+
+def _settled(
+    session: Session,
+    steps: Sequence[Step],
+    ranked: Mapping[object, Sequence[int]],
+    sizes: Mapping[str, int],
+    addresses: Mapping[str, int],
+) -> tuple[dict[object, int], float]:
+    """The ways that are fastest beside each other, and the milliseconds of all steps: of few rows, a kernel's end and
+    the next one's start cost as much as the work between, and they depend on both."""
+
+    def time(taken: Mapping[object, int]) -> float:
+        operations = [operation for step in steps for operation in step.ways[taken[_signature(step)]]]
+        return _replayed(session, operations, sizes, addresses)
+
+    taken = {signature: ways[0] for signature, ways in ranked.items()}
+    best = time(taken)
+    if sizes["tokens"] <= FEWEST:
+        for signature, way in ROUNDS * [(signature, way) for signature, ways in ranked.items() for way in ways]:
+            other = {**taken, signature: way}
+            if other != taken and (found := time(other)) < best:
+                taken, best = other, found
+    return taken, best
 
 
 def _fill(session: Session, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:

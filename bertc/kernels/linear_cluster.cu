@@ -1,0 +1,344 @@
+// Products with a weight for few rows: blocks of a cluster share a tile's sum, and the rows of x.
+//
+//     y = activation(x · wᵀ + bias + residual)        x [rows, K], w [N, K], bias [N], residual and y [rows, N]
+//
+// Columns are cut into tiles of COLUMNS. SPLIT blocks have a tile, each a part of the sum, and SHARED tiles are a
+// cluster's, whose blocks load x once for all of them. A block asks for its weights before the kernels in front have
+// ended, and for x behind that; each block of a tile then adds up the parts of its share of the rows.
+//
+// Norms need no kernel of their own. Where y is only read through norm(y) = (y - mean) / deviation · scale + shift, the
+// product stores scale · y and the moments of each row, and readers make up for the rest: a product by
+//     norm(y) · wᵀ = (scale · y · wᵀ - mean · w_sums) / deviation + w · shift,        w_sums = w · scale,
+// whose last term is in its bias, and a residual by (scale · y - mean · scale) / deviation + shift.
+//
+// linear_cluster.py says what the compiler is given in front of this. Needs compute capability 9.0. Instructions:
+// https://docs.nvidia.com/cuda/parallel-thread-execution/
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short Half;  // f16 or bf16
+
+struct alignas(64) TensorMap {
+    u64 opaque[16];
+};
+
+constexpr int MULTIPLYING = ROWS / 16, WARPS = 2 * MULTIPLYING;  // the others help behind the sum
+constexpr int BOXES = K / SPLIT / DEPTH;  // of DEPTH columns of x and w: a block's part of the sum
+constexpr int CHUNKS = BOXES / CHUNK;     // of CHUNK boxes, which are loaded at once
+constexpr int SHARE = ROWS / SPLIT;       // rows that a block adds up
+constexpr int TURNS = SHARE > WARPS ? SHARE / WARPS : 1;  // in which a warp adds up a row
+constexpr int LANES = COLUMNS / 4;        // of a warp that have columns of the row, four each
+constexpr int X_BYTES = ROWS * DEPTH * 2, W_BYTES = COLUMNS * DEPTH * 2;
+constexpr int STRIDE = COLUMNS + (COLUMNS % 16 ? 0 : 8);  // of sums, so that eight rows lie in all banks
+constexpr int GRANULE = 64;               // columns that have moments of their own
+
+struct Memory {
+    union {
+        struct {
+            unsigned char x[STAGES * CHUNK][X_BYTES];
+            unsigned char w[STAGES * CHUNK][W_BYTES];
+        };
+        float sums[ROWS][STRIDE];
+    };
+    float2 x_factors[SHARE], r_factors[SHARE];
+    u64 loaded[STAGES];
+};
+
+__device__ u32 shared(const void* address) { return static_cast<u32>(__cvta_generic_to_shared(address)); }
+
+// The same place in another block of the cluster.
+__device__ u32 in_block(u32 address, u32 block) {
+    u32 there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(block));
+    return there;
+}
+
+__device__ void start(u64& barrier) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(shared(&barrier)) : "memory");
+}
+
+__device__ void expect(u64& barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(shared(&barrier)), "r"(bytes) : "memory");
+}
+
+__device__ void wait(u64& barrier, u32 phase) {
+    asm volatile("{\n.reg .pred done;\n"
+                 "AGAIN: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra AGAIN;\n}" :: "r"(shared(&barrier)), "r"(phase) : "memory");
+}
+
+// CHUNK boxes of a matrix, from a row on.
+__device__ void load(void* boxes, const TensorMap& map, int box, int row, u64& barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3, %4}], [%5];"
+                 :: "r"(shared(boxes)), "l"(&map), "r"(0), "r"(row), "r"(box), "r"(shared(&barrier)) : "memory");
+}
+
+// The same for all blocks of the cluster that have this part of the sum.
+__device__ void load_for_all(void* boxes, const TensorMap& map, int box, int row, u64& barrier, int part) {
+    if constexpr (SHARED == 1) return load(boxes, map, box, row, barrier);
+    unsigned short blocks = 0;
+    for (int i = 0; i < SHARED; i++) blocks |= 1 << (part + i * SPLIT);
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%2, %3, %4}], [%5], %6;"
+                 :: "r"(shared(boxes)), "l"(&map), "r"(0), "r"(row), "r"(box), "r"(shared(&barrier)), "h"(blocks)
+                 : "memory");
+}
+
+// How the tensor cores find a matrix of rows of DEPTH elements that the copy engine has swizzled.
+__device__ u64 matrix(const unsigned char* address) {
+    const u64 swizzle = DEPTH == 64 ? 1 : 2, eight_rows = DEPTH * 16;
+    return swizzle << 62 | eight_rows / 16 << 32 | u64(1) << 16 | (shared(address) >> 4 & 0x3fff);
+}
+
+__device__ float2 unpacked(u32 pair) {
+#if BF16
+    return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000)};
+#else
+    float2 both;
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}"
+        : "=f"(both.x), "=f"(both.y) : "r"(pair));
+    return both;
+#endif
+}
+
+__device__ u32 packed(float low, float high) {
+    u32 pair;
+    asm("cvt.rn." ELEMENT "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+// Four entries of a row, as the lanes of a warp have them at the end.
+struct Four {
+    float at[4];
+
+    __device__ Four(float4 of) : at{of.x, of.y, of.z, of.w} {}
+    __device__ explicit Four(uint2 pairs) {
+        const float2 low = unpacked(pairs.x), high = unpacked(pairs.y);
+        at[0] = low.x, at[1] = low.y, at[2] = high.x, at[3] = high.y;
+    }
+    __device__ uint2 pairs() const { return {packed(at[0], at[1]), packed(at[2], at[3])}; }
+    __device__ float sum() const { return (at[0] + at[1]) + (at[2] + at[3]); }
+};
+
+__device__ float4 four(const float* values, bool is_there) {
+    return is_there ? *reinterpret_cast<const float4*>(values) : float4{};
+}
+
+// Four sums of another block.
+__device__ float4 four_of(u32 address) {
+    float4 of;
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(of.x), "=f"(of.y), "=f"(of.z), "=f"(of.w) : "r"(address) : "memory");
+    return of;
+}
+
+// Of the lanes that have a granule.
+__device__ float sum_of_granule(float value) {
+#pragma unroll
+    for (int other = GRANULE / 8; other; other /= 2) value += __shfl_xor_sync(~0u, value, other);
+    return value;
+}
+
+// The moments of a row's granules, mean and sum of squares, and what they come to (Chan, Golub and LeVeque 1983).
+template <int COUNT>
+struct Moments {
+    static constexpr int PARTS = COUNT / GRANULE;
+    float2 of[PARTS];
+
+    __device__ void load(const float2* moments, int row, int rows) {
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) of[part] = moments[part * rows + row];
+    }
+    // Mean and 1 / deviation.
+    __device__ float2 factors(float eps) const {
+        float mean = 0, squares = 0;
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) mean += of[part].x * (1.0f / PARTS);
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            const float off = of[part].x - mean;
+            squares += of[part].y + GRANULE * off * off;
+        }
+        return {mean, rsqrtf(squares * (1.0f / COUNT) + eps)};
+    }
+};
+
+__device__ float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Activations, as in activations.py.
+__device__ float gelu(float x) {
+    const float size = fabsf(x), t = reciprocal(1 + 0.23164189f * size);
+    const float series =
+        0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f)));
+    return fmaxf(x, 0) - series * (t * size) * power_of_two((-0.7213475204444817f * x) * x);
+}
+
+__device__ float sigmoid(float x) { return reciprocal(1 + power_of_two(-1.4426950408889634f * x)); }
+__device__ float gelu_tanh(float x) { return x * sigmoid(1.5957691216057308f * (x + 0.044715f * x * x * x)); }
+__device__ float tanh(float x) { return 2 * sigmoid(2 * x) - 1; }
+__device__ float relu(float x) { return fmaxf(x, 0); }
+__device__ float silu(float x) { return x * sigmoid(x); }
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
+    const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* bias,
+    const float2* x_moments, const float* w_sums,
+    const Half* residual, const float2* r_moments, const float* r_scale, const float* r_shift,
+    Half* y, float2* y_moments, const float* y_scale, int rows) {
+    extern __shared__ __align__(1024) unsigned char dynamic[];
+    Memory& memory = *reinterpret_cast<Memory*>(dynamic);
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    const int part = blockIdx.x % SPLIT, column = (blockIdx.y * SHARED + blockIdx.x / SPLIT) * COLUMNS;
+    const int row = blockIdx.z * ROWS, share = row + part * SHARE;  // of the tile; that this block adds up
+    const int ours = column + 4 * lane;
+    const bool is_column = lane < LANES;
+
+    // what does not depend on the kernels in front
+    if (thread == 0) {
+        for (int stage = 0; stage < STAGES; stage++) start(memory.loaded[stage]);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    if (thread == 0) {
+        asm volatile("prefetch.tensormap [%0];" :: "l"(&x) : "memory");
+#pragma unroll 1
+        for (int stage = 0; stage < STAGES; stage++) {
+            expect(memory.loaded[stage], CHUNK * (X_BYTES + W_BYTES));
+            load(memory.w[stage * CHUNK], w, part * BOXES + stage * CHUNK, column, memory.loaded[stage]);
+        }
+    }
+    const float4 base = four(bias + ours, is_column), scale = four(y_scale + ours, is_column && HAS_MOMENTS);
+    const float4 added_scale = four(r_scale + ours, is_column && R_NORM);
+    const float4 added_shift = four(r_shift + ours, is_column && R_NORM);
+    const Four sums_of_w = four(w_sums + ours, is_column && X_NORM);
+    if constexpr (SHARED > 1) {  // all blocks have started their barriers
+        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+        asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+    }
+    if constexpr (PDL) asm volatile("griddepcontrol.wait;" ::: "memory");
+
+    // what does: all of it is asked for before any is used
+    if (thread == 0) {
+#pragma unroll 1
+        for (int stage = blockIdx.x / SPLIT; stage < STAGES; stage += SHARED)
+            load_for_all(memory.x[stage * CHUNK], x, part * BOXES + stage * CHUNK, row, memory.loaded[stage], part);
+    }
+    uint2 added[HAS_RESIDUAL ? TURNS : 1] = {};
+#pragma unroll
+    for (int turn = 0; turn < (HAS_RESIDUAL ? TURNS : 0); turn++) {
+        const int at = share + turn * WARPS + warp;
+        if (is_column && at < rows) added[turn] = *reinterpret_cast<const uint2*>(residual + u64(at) * N + ours);
+    }
+    Moments<K> x_of;
+    Moments<N> r_of;
+    const bool has_row = thread < SHARE && share + thread < rows;
+    if (X_NORM && has_row) x_of.load(x_moments, share + thread, rows);
+    if (R_NORM && has_row) r_of.load(r_moments, share + thread, rows);
+
+    float sums[COLUMNS / 2] = {};
+    const u64 left = matrix(memory.x[0] + (ROWS > 64 ? warp / 4 * 64 * DEPTH * 2 : 0)), right = matrix(memory.w[0]);
+#pragma unroll 1
+    for (int chunk = 0; chunk < CHUNKS && warp < MULTIPLYING; chunk++) {
+        const int stage = chunk % STAGES;
+        wait(memory.loaded[stage], chunk / STAGES & 1);
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+        for (int box = 0; box < CHUNK; box++)
+#pragma unroll
+            for (int step = 0; step < DEPTH / 16; step++)
+                asm volatile(MULTIPLY : SUMS
+                             : "l"(left + (stage * CHUNK + box) * (X_BYTES / 16) + 2 * step),
+                               "l"(right + (stage * CHUNK + box) * (W_BYTES / 16) + 2 * step));
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        if (const int next = chunk - 1 + STAGES; STAGES < CHUNKS && chunk > 0 && next < CHUNKS) {
+            asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+            asm volatile("bar.sync 1, %0;" :: "n"(32 * MULTIPLYING) : "memory");  // all have used the chunk in front
+            if (thread == 0) {
+                const int used = next % STAGES;
+                expect(memory.loaded[used], CHUNK * (X_BYTES + W_BYTES));
+                load(memory.w[used * CHUNK], w, part * BOXES + next * CHUNK, column, memory.loaded[used]);
+                load(memory.x[used * CHUNK], x, part * BOXES + next * CHUNK, row, memory.loaded[used]);
+            }
+        }
+    }
+    if (warp < MULTIPLYING) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    if constexpr (PDL) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    if (X_NORM && has_row) memory.x_factors[thread] = x_of.factors(X_EPS);
+    if (R_NORM && has_row) memory.r_factors[thread] = r_of.factors(R_EPS);
+
+    // the parts of each row to the block that adds them up
+    __syncthreads();  // the sums take the operands' place
+    if (warp < MULTIPLYING) {
+        float* const upper = &memory.sums[warp * 16 + lane / 4][lane % 4 * 2];
+#pragma unroll
+        for (int i = 0; i < COLUMNS / 8; i++) {
+            *reinterpret_cast<float2*>(upper + 8 * i) = {sums[4 * i], sums[4 * i + 1]};
+            *reinterpret_cast<float2*>(upper + 8 * i + 8 * STRIDE) = {sums[4 * i + 2], sums[4 * i + 3]};
+        }
+    }
+    if constexpr (SPLIT > 1) {
+        // A release would wait for all of the GPU's memory, 0.4 µs; what others read is in this block's own.
+        asm volatile("fence.acq_rel.cta;" ::: "memory");
+        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+        asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+    } else
+        __syncthreads();
+    float4 totals[TURNS];
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+        const float* const mine = &memory.sums[part * SHARE + (turn * WARPS + warp) % SHARE][lane % LANES * 4];
+        totals[turn] = {};
+#pragma unroll
+        for (int other = 0; other < SPLIT; other++) {
+            const float4 of = SPLIT == 1 ? four(mine, true) : four_of(in_block(shared(mine), blockIdx.x - part + other));
+            totals[turn].x += of.x, totals[turn].y += of.y, totals[turn].z += of.z, totals[turn].w += of.w;
+        }
+    }
+    if constexpr (SPLIT > 1) {
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++)  // what is read must have come before others may leave
+            asm volatile("" :: "f"(totals[turn].x), "f"(totals[turn].y), "f"(totals[turn].z), "f"(totals[turn].w));
+        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    }
+
+    // what stands behind the sum
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+        const int mine = turn * WARPS + warp, at = share + mine;
+        if (SHARE < WARPS && mine >= SHARE) break;
+        Four value(base), more(added[HAS_RESIDUAL ? turn : 0]);
+        const Four total(totals[turn]), more_scale(added_scale), more_shift(added_shift), result_scale(scale);
+        const float2 x_factor = memory.x_factors[mine], r_factor = memory.r_factors[mine];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            value.at[i] += X_NORM ? (total.at[i] - x_factor.x * sums_of_w.at[i]) * x_factor.y : total.at[i];
+            if (R_NORM) more.at[i] = (more.at[i] - r_factor.x * more_scale.at[i]) * r_factor.y + more_shift.at[i];
+            value.at[i] = ACTIVATE(value.at[i] + more.at[i]);
+        }
+        if constexpr (HAS_MOMENTS) {
+            const float mean = sum_of_granule(value.sum()) * (1.0f / GRANULE);
+            float squares = 0;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                squares += (value.at[i] - mean) * (value.at[i] - mean);
+                value.at[i] *= result_scale.at[i];
+            }
+            squares = sum_of_granule(squares);
+            if (lane % (GRANULE / 4) == 0 && is_column && at < rows)
+                y_moments[(ours / GRANULE) * rows + at] = {mean, squares};
+        }
+        if (is_column && at < rows) *reinterpret_cast<uint2*>(y + u64(at) * N + ours) = value.pairs();
+    }
+    if constexpr (SPLIT > 1) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");  // nobody reads here any more
+}

@@ -1,0 +1,200 @@
+"""Products of few rows by clusters of blocks, with the norms around them: see bertc.kernels.linear_cluster.
+
+A norm is folded where all that reads it are such products and the residuals of such products. Then no kernel takes it:
+it is the sum, scaled, and each row's moments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertc.graph import UNUSED, Node
+from bertc.kernels.linear_cluster import GRANULE, shared_bytes, warps
+from bertc.ops import Array
+from bertc.targets.cuda.norms import normed, parameter, two
+from bertc.targets.cuda.plan import ELEMENTS, Launch, Place, Size, Tiles
+from bertc.targets.cuda.views import Layout, contiguous
+
+if TYPE_CHECKING:
+    from bertc.targets.cuda.lower import Lowering
+    from bertc.targets.cuda.products import Linear
+
+DEPTH = 64
+"""Columns of x and w that lie together in shared memory: 128 bytes, the widest swizzle."""
+
+SHARED = 227 << 10
+"""Bytes of shared memory that a block may have: compute capability 9.0, the only one with these instructions."""
+
+TILES = (
+    (64, 64, 1, 4, SHARED),
+    (64, 48, 1, 4, SHARED),
+    (64, 96, 2, 1, SHARED),
+    (64, 64, 4, 1, SHARED),
+    (64, 64, 4, 1, SHARED // 2),
+    (64, 64, 2, 1, SHARED),
+    (128, 64, 2, 1, SHARED),
+    (128, 96, 2, 1, SHARED),
+    (128, 48, 2, 1, SHARED),
+    (128, 64, 4, 1, SHARED),
+    (64, 128, 8, 1, SHARED),
+)
+"""ROWS, COLUMNS, SPLIT, SHARED and the bytes that operands on their way may take: with half of the memory, the blocks
+of the next kernel find room beside these."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """scale · (total - mean) / √(var + eps) + shift, as what its readers make it of."""
+
+    scaled: Layout
+    """scale · total, [*names, n]."""
+    moments: Place
+    """float32 [n / GRANULE, rows, 2]: the mean of each granule of a row, and its sum of squares around that."""
+    scale: str
+    shift: str
+    eps: float
+
+
+def fits(lowering: Lowering, x: str, n: int) -> bool:
+    """Whether a product of a value with a weight [n, k] is one that clusters take."""
+    *names, k = lowering.shape(x)
+    rows = tuple(names) in (("batch", "seq"), ("tokens",))
+    return lowering.folding and rows and bool(_tiles(n, int(k), moments=False))
+
+
+def folds(lowering: Lowering, norm: Node) -> bool:
+    """Whether all that reads a norm of a product's sum can make it of the sum."""
+    normal, total = norm.results
+    graph, n = lowering.graph, int(norm.types[0].shape[-1])
+    readers = graph.users(normal)
+    unread = total == UNUSED and not graph.is_output(normal)
+    return unread and n % GRANULE == 0 and all(_takes(lowering, reader, normal) for reader in readers)
+
+
+def _takes(lowering: Lowering, reader: Node, value: str) -> bool:
+    if reader.op == "skip_norm":
+        others = [other for other in reader.values[:2] if other != value]
+        return len(others) == 1 and _is_product(lowering, others[0])
+    if reader.op in ("matmul", "qkv_projection"):
+        return list(reader.values).count(value) == 1 and reader.values[0] == value and _is_cluster(lowering, reader)
+    return False
+
+
+def _is_product(lowering: Lowering, value: str) -> bool:
+    """Whether a value is a product with a weight, and perhaps a bias, that nothing else reads."""
+    graph, node = lowering.graph, lowering.graph.producer(value)
+    if len(graph.users(value)) != 1 or graph.is_output(value):
+        return False
+    if node.op == "add" and isinstance(node.inputs[1], str) and graph.is_constant(node.inputs[1]):
+        return _is_product(lowering, node.values[0])
+    return node.op == "matmul" and _is_cluster(lowering, node)
+
+
+def _is_cluster(lowering: Lowering, node: Node) -> bool:
+    w = node.values[1]
+    weight = lowering.shape(w)
+    n = int(weight[0] if node.op == "qkv_projection" else weight[-1])
+    return lowering.graph.is_constant(w) and len(weight) == 2 and fits(lowering, node.values[0], n)
+
+
+def linear(lowering: Lowering, name: str, product: Linear, y: Place) -> None:
+    """A step: y = activation(x · wᵀ + bias)."""
+    tiles = _tiles(product.n, product.x.width, moments=False)
+    lowering.step(name, *([_launch(lowering, product, y, tile)] for tile in tiles))
+
+
+def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node, residual: str) -> None:
+    """A step: a product and a residual, and their norm, or what it can be made of."""
+    _, _, scale, shift = norm.values
+    normal = norm.results[0]
+    if not folds(lowering, norm):
+        place, total = two(lowering, norm)
+        summed = total or lowering.buffer(node.key)
+        after = normed(lowering, norm, summed, 1, None, None, scale, shift, place, None)
+        tiles = _tiles(product.n, product.x.width, moments=False)
+        lowering.step(norm.key, *([_launch(lowering, product, summed, tile, residual), after] for tile in tiles))
+        return
+    shape = norm.types[0].shape
+    scaled = contiguous(f"{normal}.scaled", shape)
+    lowering.memory(scaled.buffer, lowering.element, shape)
+    moments = lowering.memory(f"{normal}.moments", "f32", (2 * (product.n // GRANULE), *shape[:-1]))
+    folded = Folded(scaled, moments, scale, shift, float(norm.attribute("eps")))
+    tiles = _tiles(product.n, product.x.width, moments=True)
+    ways = ([_launch(lowering, product, scaled.place, tile, residual, folded)] for tile in tiles)
+    lowering.step(norm.key, *ways)
+    lowering.norms[normal] = folded
+
+
+def _tiles(n: int, k: int, *, moments: bool) -> list[dict[str, int]]:
+    """The tiles that a product can be cut into; with moments, those of whole granules."""
+    found: list[dict[str, int]] = []
+    for rows, columns, split, shared, room in TILES:
+        if n % (columns * shared) or k % (split * DEPTH) or k % GRANULE or (moments and columns % GRANULE):
+            continue
+        boxes = k // split // DEPTH
+        tile = {"ROWS": rows, "COLUMNS": columns, "DEPTH": DEPTH, "SPLIT": split, "SHARED": shared}
+        whole = next(count for count in (4, 3, 2, 1) if count == 1 or (boxes % count == 0 and boxes // count >= 3))
+        stages = room // (2 * DEPTH * (rows + columns))
+        if boxes <= stages:
+            tile |= {"CHUNK": whole, "STAGES": boxes // whole}
+        elif shared == 1 and stages >= 3:
+            tile |= {"CHUNK": 1, "STAGES": stages}
+        if "STAGES" in tile and tile not in found and shared_bytes(tile) <= SHARED:
+            found.append(tile)
+    return found
+
+
+def _launch(
+    lowering: Lowering,
+    product: Linear,
+    y: Place,
+    tile: dict[str, int],
+    residual: str | None = None,
+    norm: Folded | None = None,
+) -> Launch:
+    """The kernel of a product, of x or of x's norm; `norm` is what it leaves of its own."""
+    x, n, folded = product.x, product.n, product.norm
+    added = lowering.norms.get(residual) if residual else None
+    bias, w_sums = _constants(lowering, product)
+    given: dict[str, Any] = {"ELEMENT": lowering.element, "N": n, "K": x.width, **tile}
+    given |= {"ACTIVATION": product.activation, "X_NORM": folded is not None, "R_NORM": added is not None}
+    given |= {"HAS_RESIDUAL": residual is not None, "HAS_MOMENTS": norm is not None}
+    given |= {"X_EPS": folded.eps if folded else 0.0, "R_EPS": added.eps if added else 0.0}
+    rows, depth = product.rows, tile["DEPTH"]
+    given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (tile["ROWS"], depth))
+    given["w"] = Tiles(Place(product.w), Size(n), x.width, Size(x.width), (tile["COLUMNS"], depth))
+    given |= {"bias": bias, "w_sums": w_sums, "x_moments": folded.moments if folded else bias}
+    given["residual"] = added.scaled.place if added else lowering.dense(residual) if residual else y
+    given |= {"r_moments": added.moments if added else bias}
+    given |= {"r_scale": parameter(lowering, added.scale) if added else bias}
+    given |= {"r_shift": parameter(lowering, added.shift) if added else bias}
+    given |= {"y": y, "y_moments": norm.moments if norm else bias, "rows": rows}
+    given["y_scale"] = parameter(lowering, norm.scale) if norm else bias
+    grid = [Size(tile["SPLIT"] * tile["SHARED"]), Size(n // (tile["COLUMNS"] * tile["SHARED"]))]
+    grid.append(Size(1, rows.names, tile["ROWS"]))
+    writes = [y.name, *([norm.moments.name] if norm else [])]
+    return lowering.launch("linear_cluster", "linear_cluster", grid, warps(tile), writes, **given)
+
+
+def _constants(lowering: Lowering, product: Linear) -> tuple[Place, Place]:
+    """The bias in float32, and what the mean of a norm is multiplied by: with x = norm(total),
+    bias + w · shift and w · scale."""
+    folded, w = product.norm, product.w
+    name = f"{w}.bias" if folded is None else f"{w}.{folded.shift}"
+    if name not in lowering.constants:
+        own = lowering.float32(product.bias) if product.bias else np.zeros(product.n, np.float32)
+        stored = _stored(lowering, w) if folded else None
+        added = 0.0 if folded is None or stored is None else stored @ lowering.float32(folded.shift)
+        lowering.constants[name] = ("f32", own + added)
+        if folded and stored is not None:
+            lowering.constants[f"{w}.{folded.scale}"] = ("f32", stored @ lowering.float32(folded.scale))
+    return Place(name), Place(name if folded is None else f"{w}.{folded.scale}")
+
+
+def _stored(lowering: Lowering, w: str) -> Array:
+    """A weight as the kernel reads it, rounded, so that a row's mean goes out of it exactly."""
+    element, values = lowering.constants[w]
+    return values.astype(ELEMENTS[element]).astype(np.float32)

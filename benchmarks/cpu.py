@@ -19,6 +19,7 @@ from typing import Any
 import bertc
 from bertc.bench import Protocol, bench
 from bertc.bench.report import Row
+from bertc.writing import write_text
 
 MODELS = ("bert-base", "minilm-l6")
 BATCHES, SEQ = (1, 8), 128
@@ -60,7 +61,7 @@ def main() -> None:
             print((text + " ({ratio_low:.3f} to {ratio_high:.3f})").format(**rows[-1]), flush=True)
     if options.json:
         document = {"schema": "bertc-cpu-benchmark/1", **about, "rows": rows}
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+        write_text(options.json, json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import torch
 import transformers
 from every_format import FORMATS
 
+from bertc.writing import write_text
+
 SECONDS, MEGABYTES = 0.3, 100
 REPEATS = 5
 
@@ -73,7 +75,7 @@ def main() -> None:
         misses = "  MISSED" if found["seconds"] > SECONDS or found["resident_megabytes"] > MEGABYTES else ""
         print(f"{name:32} {found['seconds']:7.3f} s {found['resident_megabytes']:7.1f} MB{misses}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"schema": "bertc-open-weights/1", "formats": results}, indent=2) + "\n")
+        write_text(options.json, json.dumps({"schema": "bertc-open-weights/1", "formats": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import bertc
 from bertc.compiler import bind_weights
 from bertc.elaborate import elaborate
 from bertc.errors import BertcError
-from bertc.ops import infer, local_mask, log_buckets, relative_buckets, rotary
+from bertc.inference import infer
+from bertc.ops import local_mask, log_buckets, relative_buckets, rotary
 from bertc.reference import evaluate
 from bertc.spec import spec_hash
 from bertc.spec_fields import FAMILIES as FAMILY_NAMES

@@ -153,14 +153,16 @@ class Session:
         return Call(self.prepare(counts), {**inputs, "lengths": lengths}, counts)
 
     def _packed_call(self, inputs: Mapping[str, Array]) -> Call:
-        """Batches are rounded up to a power of two by sequences without tokens, so that there are few graphs."""
+        """Batches are rounded up to a power of two by sequences without tokens, and tokens to a bucket by zeros, so
+        that there are few graphs. Buffers are given whole: between two runs other shapes use the memory."""
         lengths = inputs["lengths"]
         batch, tokens = len(lengths), len(inputs["input_ids"])
         starts = np.cumsum(lengths) - lengths
         places = np.arange(tokens) - np.repeat(starts, lengths)
-        empty = (0, (1 << (batch - 1).bit_length()) - batch)
-        given = {**inputs, "places": places, "starts": np.pad(starts, empty), "lengths": np.pad(lengths, empty)}
-        sizes = {"batch": batch + empty[1], "seq": bucket(int(lengths.max())), "tokens": bucket(tokens)}
+        sizes = {"batch": 1 << (batch - 1).bit_length(), "seq": bucket(int(lengths.max())), "tokens": bucket(tokens)}
+        empty, behind = (0, sizes["batch"] - batch), (0, sizes["tokens"] - tokens)
+        given = {name: np.pad(array, behind) for name, array in {**inputs, "places": places}.items()}
+        given |= {"starts": np.pad(starts, empty), "lengths": np.pad(lengths, empty)}
         return Call(self.prepare(sizes), given, {"batch": batch, "tokens": tokens})
 
     def _answers(self, call: Call) -> dict[str, Array]:
@@ -285,7 +287,11 @@ class Session:
         problem = self.problem(product, sizes)
         key = algorithm_key(problem)
         if key not in self.algorithms:
-            self.algorithms[key] = self.blas.algorithms(problem)[0]
+            found = self.blas.algorithms(problem)
+            if not found:
+                message = f"cuBLASLt has no product of {problem.rows} rows for a weight {problem.n} × {problem.k}"
+                raise error("B0514", message, None, "build on the GPU, where another way is taken")
+            self.algorithms[key] = found[0]
         self.multiply(product, problem, self.algorithms[key], addresses)
 
     def problem(self, product: Product, sizes: Mapping[str, int]) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
             for signature in dict.fromkeys(map(_signature, steps)):
                 alike = [step for step in groups[signature] if step in steps][:ALIKE]
                 ways = [_time(session, alike, way, sizes, addresses) for way in range(len(alike[0].ways))]
-                ranked[signature] = sorted(range(len(ways)), key=lambda way: ways[way])
+                there = [way for way, time in enumerate(ways) if time < inf]
+                ranked[signature] = sorted(there, key=lambda way: ways[way])
             taken, time = _settled(session, steps, ranked, sizes, addresses)
             for signature, way in taken.items():
                 choices[signature][tokens] = way
@@ -102,8 +104,8 @@ def _time(
     """Milliseconds that one way of some steps takes; its products by their fastest algorithms from then on."""
     operations = [operation for step in steps for operation in step.ways[way]]
     for product in steps[0].ways[way]:
-        if isinstance(product, Product):
-            _choose_algorithm(session, product, operations, sizes, addresses)
+        if isinstance(product, Product) and not _choose_algorithm(session, product, operations, sizes, addresses):
+            return inf
     return _replayed(session, operations, sizes, addresses)
 
 
@@ -113,11 +115,12 @@ def _choose_algorithm(
     operations: Sequence[Operation],
     sizes: Mapping[str, int],
     addresses: Mapping[str, int],
-) -> None:
+) -> bool:
+    """Whether there is one: the library has none for some sizes."""
     problem = session.problem(product, sizes)
     key = algorithm_key(problem)
     if key in session.algorithms:
-        return
+        return True
     times: dict[bytes, float] = {}
     for algorithm in session.blas.algorithms(problem):
         session.algorithms[key] = algorithm
@@ -125,7 +128,11 @@ def _choose_algorithm(
             times[algorithm] = _replayed(session, operations, sizes, addresses)
         except RuntimeError:
             continue  # some suggestions do not run for some shapes
-    session.algorithms[key] = min(times, key=lambda algorithm: times[algorithm])
+    if times:
+        session.algorithms[key] = min(times, key=lambda algorithm: times[algorithm])
+    else:
+        session.algorithms.pop(key, None)
+    return bool(times)
 
 
 def _replayed(

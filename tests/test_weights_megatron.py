@@ -22,7 +22,7 @@ from bertc.errors import BertcError
 from bertc.spec import Spec
 from bertc.spec_fields import QkvLayout
 from bertc.weights_io import Tensor, bind, open_checkpoint, weights_hash
-from bertc.weights_io.megatron import megatron_tensors
+from bertc.weights_io.megatron import is_megatron, megatron_tensors
 from bertc.weights_io.quantisation import apart
 
 NETWORK = (
@@ -335,3 +335,9 @@ def test_a_conversion_needs_the_heads_and_the_layout(
     assert "error: --qkv-layout needs --spec" in capsys.readouterr().err
     assert run([*command, str(tmp_path / "other.safetensors"), "--qkv-layout", "HN3"]) == 2
     assert "expected `qkv_layout` to be one of `3NH`, `NH3`, `N3H`" in capsys.readouterr().err
+
+
+def test_projections_in_one_are_not_always_megatrons() -> None:
+    """GTE, ModernBERT and NomicBERT have them too, under canonical names, as `bertc weights` converts them."""
+    assert not is_megatron(["encoder.0.attention.query_key_value.weight"])
+    assert is_megatron(["language_model.encoder.layers.0.self_attention.query_key_value.weight"])

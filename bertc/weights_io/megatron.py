@@ -37,8 +37,8 @@ PADDED_TO = tuple(128 << doublings for doublings in range(7))
 
 
 def is_megatron(names: Iterable[str]) -> bool:
-    """Whether these are the names of a checkpoint of Megatron-LM's; no other BERT's have all projections in one."""
-    return any(f".{FUSED}." in name for name in names)
+    """Whether these are the names of a checkpoint of Megatron-LM's: all projections in one, in `layers`."""
+    return any(f".{FUSED}." in name and "layers." in name for name in names)
 
 
 def separate_names(name: str) -> dict[str, str]:

@@ -163,6 +163,27 @@ def test_norms_in_products(network: str, passes: str, padded_batch: Mapping[str,
         assert np.abs(plan.output(outputs[name]) - wanted).max() < 2e-2, name  # f16, as in the test above
 
 
+@pytest.mark.parametrize("sizes", [{"labels": 48}, {"hidden": 192, "embedding_size": 192, "head_size": 32, "heads": 6}])
+def test_products_that_clusters_do_not_fit(sizes: Mapping[str, int], padded_batch: Mapping[str, Any]) -> None:
+    """A head of 48 columns is none of theirs, though a tile has as many; no tile of 192 columns has whole granules."""
+    spec = wide_spec(network="{head: token_classification}", precision="fp16")
+    spec = replace(spec, sizes={**spec.sizes, **sizes})
+    elaborated = elaborate(spec)
+    weights = weights_of(elaborated)
+    plain = Lowering(compile(spec, "cuda"), weights, "f16", programmatic=False)
+    outputs = plain.run()
+    lowering = Lowering(plain.graph, weights, "f16", programmatic=False, of=plain)
+    assert lowering.run() == outputs
+    assert all(step.ways for step in lowering.steps)
+    plan = Interpreted(lowering, padded_batch)
+    for step in lowering.steps:
+        for operation in step.ways[0]:
+            plan.start(operation)
+    there = padded_batch["attention_mask"] > 0
+    for name, expected in evaluate(elaborated, padded_batch, weights).items():
+        assert np.abs(plan.output(outputs[name]) - expected)[there].max() < 3e-2, name  # f16, wider sums
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_packed_plans(network: str, padded_batch: Mapping[str, Any]) -> None:
     spec = wide_spec(network=network, passes="[default, pack_sequences]")

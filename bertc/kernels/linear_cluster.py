@@ -35,6 +35,7 @@ def source(constants: Mapping[str, Any]) -> str:
         **{name: f"{constants[name]!r}f" for name in ("X_EPS", "R_EPS")},
         "ACTIVATE": constants["ACTIVATION"],
         "ELEMENT": f'"{element}"',
+        "BYTES": shared_bytes(constants),
         "BF16": int(element == "bf16"),
         "MULTIPLY": f'"{instruction} {{{registers}}}, %{count}, %{count + 1}, 1, 1, 1, 0, 0;"',
         "SUMS": ", ".join(f'"+f"(sums[{index}])' for index in range(count)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertc.graph import Node
+from bertc.graph import INPUT, Node
 from bertc.ops import rotary_factors
 from bertc.passes.pack_sequences import counts_tokens
 from bertc.targets.cuda.elementwise import blocks, fixed, number, pointwise, power, strides
@@ -97,10 +97,15 @@ def _attend(lowering: Lowering, node: Node, restriction: Restriction, starts: Pl
         f"bias_{axis}": fixed(stride) for axis, stride in zip(axes, bias.strides if bias else (ZERO,) * 4, strict=True)
     }
     given |= {"PACKED": starts is not None, "HAS_LENGTHS": lengths is not None, "HAS_BIAS": bias is not None}
-    given["GIVEN"] = all(place is None or place.name in INPUTS for place in (lengths, starts))
+    given["GIVEN"] = all(place is None or _is_given(lowering, place.name) for place in (lengths, starts))
     given |= {"WINDOW": restriction.window, "scale": node.attribute("scale"), "PRECISION": lowering.precision}
     ways = [_launch(lowering, given, int(heads), *tile) for tile in _tiles(lowering)]
     lowering.step(node.key, *([way] for way in ways))
+
+
+def _is_given(lowering: Lowering, name: str) -> bool:
+    """Whether a buffer is an input, and no value of the graph that is called like one."""
+    return name in INPUTS and (name not in lowering.graph or lowering.graph.producer(name).op == INPUT)
 
 
 def _tiles(lowering: Lowering) -> list[tuple[int, int, int, int]]:

@@ -17,10 +17,14 @@ from bertc.ops import Array
 from bertc.targets.cuda.norms import normed, parameter, two
 from bertc.targets.cuda.plan import ELEMENTS, Launch, Place, Size, Tiles
 from bertc.targets.cuda.views import Layout, contiguous
+from bertc.types import Shape
 
 if TYPE_CHECKING:
     from bertc.targets.cuda.lower import Lowering
     from bertc.targets.cuda.products import Linear
+
+ROWS = (("batch", "seq"), ("tokens",))
+"""The sizes that count an encoder's rows."""
 
 DEPTH = 64
 """Columns of x and w that lie together in shared memory: 128 bytes, the widest swizzle."""
@@ -61,8 +65,17 @@ class Folded:
 def fits(lowering: Lowering, x: str, n: int) -> bool:
     """Whether a product of a value with a weight [n, k] is one that clusters take."""
     *names, k = lowering.shape(x)
-    rows = tuple(names) in (("batch", "seq"), ("tokens",))
-    return lowering.folding and rows and bool(_tiles(n, int(k), moments=False))
+    return lowering.folding and not is_small(tuple(names), n) and bool(_tiles(n, int(k), moments=False))
+
+
+def is_small(names: Shape, n: int) -> bool:
+    """Whether a product has too few rows or columns for a library or large tiles: a head's."""
+    return names not in ROWS or n < 64
+
+
+def is_vector(lowering: Lowering, value: str) -> bool:
+    """Whether a value is a constant [n]."""
+    return lowering.graph.is_constant(value) and len(lowering.shape(value)) == 1
 
 
 def folds(lowering: Lowering, norm: Node) -> bool:
@@ -84,13 +97,16 @@ def _takes(lowering: Lowering, reader: Node, value: str) -> bool:
 
 
 def _is_product(lowering: Lowering, value: str) -> bool:
-    """Whether a value is a product with a weight, and perhaps a bias, that nothing else reads."""
-    graph, node = lowering.graph, lowering.graph.producer(value)
-    if len(graph.users(value)) != 1 or graph.is_output(value):
-        return False
-    if node.op == "add" and isinstance(node.inputs[1], str) and graph.is_constant(node.inputs[1]):
-        return _is_product(lowering, node.values[0])
-    return node.op == "matmul" and _is_cluster(lowering, node)
+    """Whether a value is a product that takes the norm behind it along: not computed yet, read by nothing else, with
+    one bias at most."""
+    graph = lowering.graph
+    chain = [graph.producer(value)]
+    bias = chain[0].inputs[1] if chain[0].op == "add" else None
+    if isinstance(bias, str) and is_vector(lowering, bias):
+        chain.append(graph.producer(chain[0].values[0]))
+    alone = all(len(graph.users(node.key)) == 1 and not graph.is_output(node.key) for node in chain)
+    waits = all(node.key not in lowering.layouts for node in chain)
+    return alone and waits and chain[-1].op == "matmul" and _is_cluster(lowering, chain[-1])
 
 
 def _is_cluster(lowering: Lowering, node: Node) -> bool:
@@ -110,20 +126,23 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     """A step: a product and a residual, and their norm, or what it can be made of."""
     _, _, scale, shift = norm.values
     normal = norm.results[0]
-    if not folds(lowering, norm):
+    tiles = _tiles(product.n, product.x.width, moments=True)
+    added = lowering.norms.get(residual)
+    beside = added.scaled.place if added else lowering.dense(residual)
+    if not (tiles and folds(lowering, norm)):
         place, total = two(lowering, norm)
         summed = total or lowering.buffer(node.key)
         after = normed(lowering, norm, summed, 1, None, None, scale, shift, place, None)
         tiles = _tiles(product.n, product.x.width, moments=False)
-        lowering.step(norm.key, *([_launch(lowering, product, summed, tile, residual), after] for tile in tiles))
+        ways = ([_launch(lowering, product, summed, tile, beside, added), after] for tile in tiles)
+        lowering.step(norm.key, *ways)
         return
     shape = norm.types[0].shape
     scaled = contiguous(f"{normal}.scaled", shape)
     lowering.memory(scaled.buffer, lowering.element, shape)
     moments = lowering.memory(f"{normal}.moments", "f32", (2 * (product.n // GRANULE), *shape[:-1]))
     folded = Folded(scaled, moments, scale, shift, float(norm.attribute("eps")))
-    tiles = _tiles(product.n, product.x.width, moments=True)
-    ways = ([_launch(lowering, product, scaled.place, tile, residual, folded)] for tile in tiles)
+    ways = ([_launch(lowering, product, scaled.place, tile, beside, added, folded)] for tile in tiles)
     lowering.step(norm.key, *ways)
     lowering.norms[normal] = folded
 
@@ -152,12 +171,13 @@ def _launch(
     product: Linear,
     y: Place,
     tile: dict[str, int],
-    residual: str | None = None,
+    residual: Place | None = None,
+    added: Folded | None = None,
     norm: Folded | None = None,
 ) -> Launch:
-    """The kernel of a product, of x or of x's norm; `norm` is what it leaves of its own."""
+    """The kernel of a product, of x or of x's norm. `added`: the norm that the residual is made to; `norm`: what the
+    product leaves of its own."""
     x, n, folded = product.x, product.n, product.norm
-    added = lowering.norms.get(residual) if residual else None
     bias, w_sums = _constants(lowering, product)
     given: dict[str, Any] = {"ELEMENT": lowering.element, "N": n, "K": x.width, **tile}
     given |= {"ACTIVATION": product.activation, "X_NORM": folded is not None, "R_NORM": added is not None}
@@ -167,7 +187,7 @@ def _launch(
     given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (tile["ROWS"], depth))
     given["w"] = Tiles(Place(product.w), Size(n), x.width, Size(x.width), (tile["COLUMNS"], depth))
     given |= {"bias": bias, "w_sums": w_sums, "x_moments": folded.moments if folded else bias}
-    given["residual"] = added.scaled.place if added else lowering.dense(residual) if residual else y
+    given["residual"] = residual or y
     given |= {"r_moments": added.moments if added else bias}
     given |= {"r_scale": parameter(lowering, added.scale) if added else bias}
     given |= {"r_shift": parameter(lowering, added.shift) if added else bias}
@@ -183,15 +203,15 @@ def _constants(lowering: Lowering, product: Linear) -> tuple[Place, Place]:
     """The bias in float32, and what the mean of a norm is multiplied by: with x = norm(total),
     bias + w · shift and w · scale."""
     folded, w = product.norm, product.w
-    name = f"{w}.bias" if folded is None else f"{w}.{folded.shift}"
-    if name not in lowering.constants:
+    bias = f"{w} + {product.bias}" + (f" + {w} · {folded.shift}" if folded else "")
+    sums = f"{w} · {folded.scale}" if folded else bias
+    if bias not in lowering.constants:
         own = lowering.float32(product.bias) if product.bias else np.zeros(product.n, np.float32)
-        stored = _stored(lowering, w) if folded else None
-        added = 0.0 if folded is None or stored is None else stored @ lowering.float32(folded.shift)
-        lowering.constants[name] = ("f32", own + added)
-        if folded and stored is not None:
-            lowering.constants[f"{w}.{folded.scale}"] = ("f32", stored @ lowering.float32(folded.scale))
-    return Place(name), Place(name if folded is None else f"{w}.{folded.scale}")
+        added = _stored(lowering, w) @ lowering.float32(folded.shift) if folded else 0.0
+        lowering.constants[bias] = ("f32", own + added)
+    if folded and sums not in lowering.constants:
+        lowering.constants[sums] = ("f32", _stored(lowering, w) @ lowering.float32(folded.scale))
+    return Place(bias), Place(sums)
 
 
 def _stored(lowering: Lowering, w: str) -> Array:

@@ -11,17 +11,16 @@ from bertc.errors import error
 def compile_text(text: str, architecture: str) -> bytes:
     """The machine code of a CUDA C++ source for one architecture (`sm_90a`). Raises BertcError B0501 where the compiler
     is missing, RuntimeError with its log for a source that does not compile."""
-    nvrtc: Any = import_module("cuda.bindings.nvrtc")
 
     def call(name: str, *arguments: Any) -> Any:
-        status, *results = getattr(nvrtc, name)(*arguments)
+        status, *results = getattr(import_module("cuda.bindings.nvrtc"), name)(*arguments)
         if int(status):
             raise RuntimeError(f"{name}: {status.name}")
         return results[0] if results else None
 
     try:
         program = call("nvrtcCreateProgram", text.encode(), b"kernel.cu", 0, [], [])
-    except RuntimeError as problem:
+    except (ImportError, RuntimeError) as problem:
         message = f"target `cuda` needs NVIDIA's run-time compiler for this architecture: {problem}"
         raise error("B0501", message, None, "pip install 'bertc[cuda]'") from None
     options = ("--std=c++17", "--device-as-default-execution-space", f"--gpu-architecture={architecture}")

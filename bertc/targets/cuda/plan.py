@@ -185,7 +185,7 @@ class Plan:
     few: tuple[Step, ...] = ()
     """Other steps to the same outputs, for few rows: norms go along with the products around them."""
     few_up_to: int = 0
-    """Rows up to which they are taken."""
+    """Rows up to which they are taken; 0 where they never are."""
 
     def taken(self, rows: int) -> tuple[Step, ...]:
         """The steps for so many rows."""

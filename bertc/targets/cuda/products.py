@@ -14,7 +14,7 @@ from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Launch, Operation, Place, Product, Size, Tiles
 from bertc.targets.cuda.views import View, contiguous, with_axes
 from bertc.targets.cuda.views import product as sizes
-from bertc.types import BITS, Shape
+from bertc.types import BITS
 
 if TYPE_CHECKING:
     from bertc.targets.cuda.lower import Lowering
@@ -108,7 +108,9 @@ def is_narrow(lowering: Lowering, node: Node) -> bool:
         return False
     x, w = node.values
     weight = lowering.shape(w)
-    return lowering.graph.is_constant(w) and len(weight) == 2 and _is_small(lowering.shape(x)[:-1], int(weight[1]))
+    return (
+        lowering.graph.is_constant(w) and len(weight) == 2 and clusters.is_small(lowering.shape(x)[:-1], int(weight[1]))
+    )
 
 
 def _any_float(lowering: Lowering, value: str) -> View:
@@ -151,7 +153,7 @@ def _longer(lowering: Lowering, tail: Tail, reader: Node) -> Tail | None:
     plain = not tail.activation and tail.norm is None
     if reader.op in ("add", "bias_gelu", "bias_gelu_tanh") and plain and tail.bias is None:
         bias = reader.inputs[1]
-        if isinstance(bias, str) and reader.inputs[0] == tail.last.key and _is_vector(lowering, bias):
+        if isinstance(bias, str) and reader.inputs[0] == tail.last.key and clusters.is_vector(lowering, bias):
             return Tail(reader, bias, reader.op.removeprefix("bias_") if reader.op != "add" else "")
     if reader.op in ACTIVATIONS and plain:
         return Tail(reader, tail.bias, reader.op)
@@ -160,10 +162,6 @@ def _longer(lowering: Lowering, tail: Tail, reader: Node) -> Tail | None:
         if other in lowering.layouts or other in lowering.norms:
             return Tail(reader, tail.bias, norm=reader, residual=other)
     return None
-
-
-def _is_vector(lowering: Lowering, value: str) -> bool:
-    return lowering.graph.is_constant(value) and len(lowering.shape(value)) == 1
 
 
 def _batched(lowering: Lowering, node: Node) -> None:
@@ -188,7 +186,7 @@ def _batched(lowering: Lowering, node: Node) -> None:
 
 def linear(lowering: Lowering, name: str, product: Linear, y: Place) -> None:
     """A step that computes a product: ours for few rows, ours in large tiles or the library's for many."""
-    if _is_small(product.x.names, product.n):
+    if clusters.is_small(product.x.names, product.n):
         lowering.step(name, *([_few(lowering, product, y, 1, tile)] for tile in NARROW))
         return
     ways: list[Way] = [[_few(lowering, product, y, 1, tile)] for tile in _tiles(lowering)]
@@ -226,13 +224,9 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     lowering.step(norm.key, *ways, choices=((FEW, max(0, split - 1)), (0, len(ways) - 1)))
 
 
-def _is_small(names: Shape, n: int) -> bool:
-    return names not in (("batch", "seq"), ("tokens",)) or n < 64
-
-
 def _large_tiles(lowering: Lowering, product: Linear) -> list[tuple[int, int, int, int]]:
     """The large tiles that a product can be cut into."""
-    if not lowering.programmatic or lowering.element == "f32" or product.x.names not in (("batch", "seq"), ("tokens",)):
+    if not lowering.programmatic or lowering.element == "f32" or product.x.names not in clusters.ROWS:
         return []
     return [tile for tile in LARGE if product.n % tile[1] == 0 and product.x.width % tile[2] == 0]
 

@@ -62,8 +62,8 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
         return tuple(replace(step, choices=tuple(sorted(choices[_signature(step)].items()))) for step in steps)
 
     algorithms = {name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())}
-    few = with_choices(plan.few) if few_up_to else ()
-    return replace(plan, steps=with_choices(plan.steps), algorithms=algorithms, few=few, few_up_to=few_up_to)
+    steps, few = with_choices(plan.steps), with_choices(plan.few)
+    return replace(plan, steps=steps, algorithms=algorithms, few=few, few_up_to=few_up_to)
 
 
 def _settled(

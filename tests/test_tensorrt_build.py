@@ -17,6 +17,7 @@ from tensorrt_wheel import imported
 import bertc
 from bertc.cli import run
 from bertc.errors import BertcError
+from bertc.shapes import Profile, Range
 from bertc.targets import tensorrt as target
 from bertc.targets.tensorrt.build import add_profiles
 
@@ -68,7 +69,7 @@ def test_a_plain_build_asks_for_nothing_more_than_profiles(trt: Any, spec_file: 
     assert set(manifest["files"]) == {"model.plan", "graph.net"}
 
 
-def test_packed_sequences_have_as_many_tokens_as_the_profile(trt: Any) -> None:
+def test_packed_sequences_have_a_token_each_and_as_many_as_the_profile(trt: Any) -> None:
     graph = bertc.compile(small_spec(passes="[default, pack_sequences]"))
     definition = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_network()
     for node in graph.inputs:
@@ -76,9 +77,9 @@ def test_packed_sequences_have_as_many_tokens_as_the_profile(trt: Any) -> None:
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     config = builder.create_builder_config()
     network: Any = SimpleNamespace(graph=graph, definition=definition)
-    add_profiles(builder, config, network, small_spec().shapes)
+    add_profiles(builder, config, network, (Profile(Range(2, 4, 8), Range(4, 8, 16)),))
     (profile,) = config._state["profiles"]
-    tokens, sequences = ((1,), (16,), (64,)), ((1,), (2,), (4,))
+    tokens, sequences = ((2,), (32,), (128,)), ((2,), (4,), (8,))
     expected = {"input_ids": tokens, "token_type_ids": tokens, "places": tokens} | dict.fromkeys(
         ("starts", "lengths"), sequences
     )

@@ -27,7 +27,7 @@ from bertc.reference import evaluate
 from bertc.shapes import Profile, Range
 from bertc.targets import tensorrt as target
 from bertc.targets.cuda import driver as driver_module
-from bertc.targets.tensorrt.session import best_fit, open_engine
+from bertc.targets.tensorrt.fitting import best_fit
 
 VERSIONS = ("10.16", "11.4")
 
@@ -102,7 +102,7 @@ def refusal(engine: Any, batch: Mapping[str, Any]) -> tuple[str, str]:
 def test_the_best_fit(batch: int, seq: int, expected: tuple[int, int, int]) -> None:
     profiles = (PROFILES[0], Profile(Range(2, 4, 6), Range(4, 4, 8)))
     fit = best_fit(profiles, batch, seq)
-    assert (fit.profile, fit.batch, fit.seq) == expected
+    assert (fit.profile, fit.batch, fit.tokens) == expected
 
 
 @given(st.integers(1, 9), st.integers(1, 17))
@@ -115,8 +115,8 @@ def test_a_fit_holds_the_shape_and_no_other_pads_less(batch: int, seq: int) -> N
     fit = best_fit(PROFILES, batch, seq)
     profile = PROFILES[fit.profile]
     assert profile.batch.smallest <= fit.batch <= profile.batch.largest
-    assert profile.seq.smallest <= fit.seq <= profile.seq.largest
-    assert fit.batch * fit.seq == min(max(batch, p.batch.smallest) * max(seq, p.seq.smallest) for p in held)
+    assert profile.seq.smallest <= fit.tokens <= profile.seq.largest
+    assert fit.batch * fit.tokens == min(max(batch, p.batch.smallest) * max(seq, p.seq.smallest) for p in held)
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -169,7 +169,7 @@ def test_a_failed_run_leaves_the_engine_usable(trt: Any, tmp_path: Path) -> None
         code, message = refusal(engine, batch_of(7))
         assert (code, CODES[code].exit_code) == ("B0515", 5)
         assert message == (
-            "tensorrt could not start a batch of 1 of 7 tokens: "
+            "tensorrt could not start a batch of 1 with 7 tokens each: "
             "Error Code 1: Cuda Runtime (an illegal memory access was encountered)"
         )
         batch = batch_of(6)
@@ -252,21 +252,6 @@ def test_what_the_builder_was_asked_for_runs(trt: Any, tmp_path: Path) -> None:
     batch = batch_of(5, 4)
     with bertc.open(built(tmp_path, version_compatible=True, weight_streaming=True)) as engine:
         assert_right(engine.run(batch), batch)
-
-
-def test_packed_sequences_are_refused(trt: Any, tmp_path: Path) -> None:
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    network = builder.create_network()
-    network.mark_output(network.add_identity(network.add_input("input_ids", trt.int32, (-1,))).get_output(0))
-    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
-    profile.set_shape("input_ids", (1,), (8,), (16,))
-    config.add_optimization_profile(profile)
-    (tmp_path / "model.plan").write_bytes(builder.build_serialized_network(network, config))
-    try:
-        open_engine(trt, tmp_path / "model.plan", {"input_ids": "input_ids"}, 0, 1)
-    except BertcError as problem:
-        message = problem.diagnostics[0].message
-    assert message == f"`{tmp_path}` takes packed sequences, which bertc does not run in tensorrt yet"
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from bertc.targets.cuda.plan import (
     arena,
     read_plan,
 )
+from bertc.targets.packing import PER_SEQUENCE, located, packed, padded_again, sequence_lengths
 from bertc.types import BITS
 
 PLAN, WEIGHTS = "plan.json", "weights.bin"
@@ -101,12 +102,7 @@ class Session:
         with self._turn:
             self.device.enter()
             answers = self._answers(self._call(inputs))
-        if not self.packed:
-            return answers
-        there = real_tokens(sequence_lengths(inputs), inputs["input_ids"].shape[1])
-        return {
-            name: _padded(answers[name], there) if name in self.token_outputs else answers[name] for name in answers
-        }
+        return padded_again(answers, inputs, self.token_outputs) if self.packed else answers
 
     def run_packed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Sequences one behind the other in, `input_ids` and `token_type_ids` [tokens] and their `lengths` [batch];
@@ -143,26 +139,22 @@ class Session:
         return dict(found)
 
     def _call(self, inputs: Mapping[str, Array]) -> Call:
-        lengths = sequence_lengths(inputs)
-        batch, seq = inputs["input_ids"].shape
         if self.packed:
-            there = real_tokens(lengths, seq)
-            flat = {name: inputs[name][there] for name in ("input_ids", "token_type_ids")}
-            return self._packed_call({**flat, "lengths": lengths})
+            return self._packed_call(packed(inputs))
+        batch, seq = inputs["input_ids"].shape
         counts = {"batch": batch, "seq": seq, "tokens": batch * seq}
-        return Call(self.prepare(counts), {**inputs, "lengths": lengths}, counts)
+        return Call(self.prepare(counts), {**inputs, "lengths": sequence_lengths(inputs)}, counts)
 
     def _packed_call(self, inputs: Mapping[str, Array]) -> Call:
         """Batches are rounded up to a power of two by sequences without tokens, and tokens to a bucket by zeros, so
         that there are few graphs. Buffers are given whole: between two runs other shapes use the memory."""
         lengths = inputs["lengths"]
         batch, tokens = len(lengths), len(inputs["input_ids"])
-        starts = np.cumsum(lengths) - lengths
-        places = np.arange(tokens) - np.repeat(starts, lengths)
         sizes = {"batch": 1 << (batch - 1).bit_length(), "seq": bucket(int(lengths.max())), "tokens": bucket(tokens)}
         empty, behind = (0, sizes["batch"] - batch), (0, sizes["tokens"] - tokens)
-        given = {name: np.pad(array, behind) for name, array in {**inputs, "places": places}.items()}
-        given |= {"starts": np.pad(starts, empty), "lengths": np.pad(lengths, empty)}
+        given = {
+            name: np.pad(array, empty if name in PER_SEQUENCE else behind) for name, array in located(inputs).items()
+        }
         return Call(self.prepare(sizes), given, {"batch": batch, "tokens": tokens})
 
     def _answers(self, call: Call) -> dict[str, Array]:
@@ -322,25 +314,8 @@ class Session:
             self.device.close()
 
 
-def sequence_lengths(inputs: Mapping[str, Array]) -> Array:
-    """[batch]: how many tokens each row has; one without any looks at its first place."""
-    return np.maximum(inputs["attention_mask"].sum(1), 1)
-
-
-def real_tokens(lengths: Array, seq: int) -> Array:
-    """[batch, seq]: whether a token stands there, and not padding."""
-    return np.less(np.arange(seq), lengths[:, None])
-
-
 def _is_per_token(output: Output) -> bool:
     return any(size.names in (("seq",), ("tokens",)) for size in output.shape)
-
-
-def _padded(answer: Array, there: Array) -> Array:
-    """[tokens, ...] with the padding put back, as zeros: [batch, seq, ...]."""
-    padded = np.zeros((*there.shape, *answer.shape[1:]), answer.dtype)
-    padded[there] = answer
-    return padded
 
 
 def bucket(count: int) -> int:

@@ -71,13 +71,20 @@ def _flags(options: BuildOptions) -> list[str]:
 
 
 def add_profiles(builder: Any, config: Any, network: Network, profiles: tuple[Profile, ...]) -> None:
-    """An optimization profile for each range of batch and sequence; packed sequences have as many tokens at most."""
+    """An optimization profile for each range of batch and sequence.
+
+    Packed sequences have as many tokens as the largest shape at most, and no fewer than one for each sequence.
+    """
     for profile in profiles:
         made = builder.create_optimization_profile()
         batch, seq = profile.batch, profile.seq
-        ends = [(batch.smallest, seq.smallest), (batch.usual, seq.usual), (batch.largest, seq.largest)]
+        ends = [
+            {"batch": batch.smallest, "seq": seq.smallest, "tokens": batch.smallest},
+            {"batch": batch.usual, "seq": seq.usual, "tokens": batch.usual * seq.usual},
+            {"batch": batch.largest, "seq": seq.largest, "tokens": batch.largest * seq.largest},
+        ]
         for index, node in enumerate(network.graph.inputs):
-            shapes = [bind_sizes(node.types[0].shape, {"batch": b, "seq": s, "tokens": b * s}) for b, s in ends]
+            shapes = [bind_sizes(node.types[0].shape, sizes) for sizes in ends]
             made.set_shape(network.definition.get_input(index).name, *shapes)
         config.add_optimization_profile(made)
 

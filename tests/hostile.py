@@ -23,8 +23,8 @@ from bertc.tree import shown
 from bertc.weights_io import Tensor
 
 SECONDS = 3.0
-"""Of processor time: five times what the slowest file takes, since on shared processors a second of it does up to half as
-much. What grows as the square of these files, or faster, takes minutes."""
+"""Of processor time: five times what the slowest file takes, since a second of a shared processor's does as little as
+half of another's. What grows as the square of these files, or faster, takes minutes."""
 WAITING_SECONDS = 20.0
 """Of real time: for a pipe to which nobody writes, say."""
 MEMORY = 64 << 20

@@ -160,7 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     print(f"{'plugin':32} {'type':4} {'kernels':>7} {'largest difference':>20} {'bound':>6}  batches", flush=True)
     for kernels in groups.values():
-        row = check(device, kernels)
+        with device.current():
+            row = check(device, kernels)
         rows.append(row)
         found = row["failure"] or f"{row['difference']} ulp"
         line = f"{row['plugin']:32} {row['element']:4} {row['kernels']:7} {found:>20} {row['bound']:6}"

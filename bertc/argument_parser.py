@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import NoReturn
+from math import inf, isfinite, nan
+from typing import Any, NoReturn
 
 from bertc.codes import USAGE
 from bertc.errors import did_you_mean
 
+LARGEST = 999_999_999
+"""Of the whole numbers that flags take."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse with bertc's exit code and form of message."""
+
+    wrong_variable: str | None = None
+    """What is wrong with the environment, for those who use this parser."""
+
+    def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
+        found = super().parse_known_args(*arguments, **named)
+        if self.wrong_variable is not None:
+            self.error(self.wrong_variable)
+        return found
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"error: {message}\nSee `{self.prog} --help`.\n")
@@ -31,7 +44,8 @@ class Parser(argparse.ArgumentParser):
             value = environment[variable]
             choices = ("0", "1") if action.nargs == 0 else action.choices
             if choices is not None and value not in choices:
-                self.error(f"{variable} is one of {', '.join(choices)}, but `{value}` was found")
+                self.wrong_variable = f"{variable} is one of {', '.join(choices)}, but `{value}` was found"
+                continue
             given = value == "1" if action.nargs == 0 else [value] if isinstance(action.default, list) else value
             self.set_defaults(**{action.dest: given})
             action.required = False
@@ -43,20 +57,39 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) == int(text)):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, but `{text}` was found")
+    return _whole(text, 1)
+
+
+def whole(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, smallest: int) -> int:
+    if not (text.isascii() and text.isdigit() and smallest <= int(text[: len(str(LARGEST)) + 1]) <= LARGEST):
+        wanted = f"expected a whole number from {smallest} to {LARGEST}"
+        raise argparse.ArgumentTypeError(f"{wanted}, but `{text}` was found")
     return int(text)
 
 
 def amount(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
+    if not (0 < (found := _number(text)) < inf):
         raise argparse.ArgumentTypeError(f"expected a number above 0, but `{text}` was found")
-    return number
+    return found
+
+
+def number(text: str) -> float:
+    if not isfinite(found := _number(text)):
+        raise argparse.ArgumentTypeError(f"expected a number, but `{text}` was found")
+    return found
+
+
+def _number(text: str) -> float:
+    """NaN for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return nan
 
 
 def add_device(parser: argparse.ArgumentParser, default: int | str = 0) -> None:
-    parser.add_argument("--device", type=int, default=default, metavar="N", help="the number of the GPU; 0")
+    parser.add_argument("--device", type=whole, default=default, metavar="N", help="the number of the GPU; 0")

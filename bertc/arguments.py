@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bertc.argument_parser import Parser, add_device, amount, count, counts
+from bertc.argument_parser import Parser, add_device, amount, count, counts, whole
 from bertc.task_arguments import add_data_sets, add_tasks, add_texts
 from bertc.version import VERSION
 
@@ -124,7 +124,7 @@ def make_parser() -> Parser:
     build.add_argument("-o", "--output", type=Path, help="the bundle to write; out/NAME-TARGET when left out")
     build.add_argument("--weights", type=Path, help="a checkpoint: a file or a directory")
     _add_qkv_layout(build)
-    build.add_argument("--random-weights", type=int, metavar="SEED", help="made-up weights, for measuring")
+    build.add_argument("--random-weights", type=whole, metavar="SEED", help="made-up weights, for measuring")
     build.add_argument("--arch", help="GPU architectures: sm_86,sm_89 for rtx, one of them for cuda")
     build.add_argument("--portable", action="store_true", help="onnx: standard operators only")
     build.add_argument("--provider", choices=("cpu", "gpu"), help="onnx: where ONNX Runtime is to run it; cpu")
@@ -200,7 +200,7 @@ def make_parser() -> Parser:
     )
     add_texts(compare, "cut to the bundle's length; random ids without any")
     compare.add_argument("--sequences", type=count, default=32, metavar="N", help="of random ids; 32")
-    compare.add_argument("--seed", type=int, default=0, help="of random ids and their lengths; 0")
+    compare.add_argument("--seed", type=whole, default=0, help="of random ids and their lengths; 0")
     compare.add_argument("--layers", action="store_true", help="also what leaves the embeddings and each layer")
     compare.add_argument("--atol", type=amount, metavar="X", help="an output further apart anywhere is exit code 1")
     add_device(compare)
@@ -299,7 +299,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=counts, default=(), metavar="N,N", help="batch sizes; the profile's usual one")
     parser.add_argument("--seq", type=counts, default=(), metavar="N,N", help="widths, in tokens; the usual one")
     parser.add_argument("--lengths", default="constant", help="constant (all --seq long), squad, or a file; constant")
-    parser.add_argument("--seed", type=int, default=0, help="of ids and lengths; 0")
+    parser.add_argument("--seed", type=whole, default=0, help="of ids and lengths; 0")
     parser.add_argument("--runs", type=count, default=10, metavar="N", help="of each engine, at least; 10")
     parser.add_argument("--duration", type=amount, default=3.0, metavar="SECONDS", help="for a shape, at least; 3")
     parser.add_argument("--warm-up", type=amount, default=200.0, metavar="MS", help="milliseconds of untimed runs; 200")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 
 from bertc.errors import error
 from bertc.output import document, progress_bars
 from bertc.spec_verbs import spec_of
-from bertc.writing import write_text
+from bertc.writing import replacing
 
 
 def run_bundle(options: Namespace) -> int:
@@ -42,7 +43,8 @@ def run_bench(options: Namespace) -> int:
 
     if options.weights and not options.spec:
         options.parser.error("--weights needs --spec")
-    with progress_bars() as (progress, _):
+    plotting = replacing(options.plot) if options.plot else nullcontext()
+    with plotting as plot, progress_bars() as (progress, _):
         report = bench(
             options.bundle,
             batch_sizes=options.batch,
@@ -58,10 +60,9 @@ def run_bench(options: Namespace) -> int:
             ops=options.ops,
             progress=progress,
         )
-    if options.plot:
-        write_text(
-            options.plot, picture(f"{report.spec}, {report.precision}: median latency, ms", picture_lines(report))
-        )
+        if plot is not None:
+            title = f"{report.spec}, {report.precision}: median latency, ms"
+            plot.write_text(picture(title, picture_lines(report)), "utf-8")
     if options.json:
         return document("bench", **asdict(report))
     print(to_text(report), end="")

@@ -5,25 +5,32 @@ Results go to standard output, everything else to standard error; exit codes are
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
 from bertc import bundle_verbs, spec_verbs
 from bertc.arguments import make_parser
 from bertc.codes import OUR_BUG
-from bertc.errors import BertcError
+from bertc.errors import BertcError, error
 from bertc.output import document
 from bertc.version import VERSION
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a verb and exit with its code."""
-    signal.signal(signal.SIGTERM, _stop)
+    _open_closed_streams()
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as `nohup` leaves it
+            signal.signal(signum, _stop)
     sys.exit(run(arguments))
 
 
@@ -34,22 +41,50 @@ def run(arguments: Sequence[str] | None = None) -> int:
         options.parser.refuse(unknown[0])
     try:
         _extend(options)
-        return VERBS[options.verb](options)
+        exit_code = VERBS[options.verb](options)
+        sys.stdout.flush()
+        return exit_code
     except BertcError as problem:
-        print(problem, file=sys.stderr)
-        return problem.exit_code
+        return _refused(problem)
     except KeyboardInterrupt:
-        print("interrupted; nothing was left behind", file=sys.stderr)
+        _say("interrupted; nothing was left behind")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except Exception as bug:
+        if isinstance(bug, OSError) and bug.errno in NO_ROOM:  # a file's would be a BertcError
+            _drop_output()
+            message = f"standard output cannot be written: {bug.strerror}"
+            return _refused(error("B0605", message, None, "is there room where it goes?"))
         if os.environ.get("BERTC_TRACEBACK"):
             raise
-        print(f"error: this is a bug of bertc {VERSION}: {type(bug).__name__}: {bug}", file=sys.stderr)
-        print("Set BERTC_TRACEBACK=1 to see where, and report it with the command.", file=sys.stderr)
+        _say(f"error: this is a bug of bertc {VERSION}: {type(bug).__name__}: {bug}")
+        _say("Set BERTC_TRACEBACK=1 to see where, and report it with the command.")
         return OUR_BUG
+
+
+def _refused(problem: BertcError) -> int:
+    _say(str(problem))
+    return problem.exit_code
+
+
+def _say(text: str) -> None:
+    """To who may not be listening; the exit code tells, too."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
+
+
+def _drop_output() -> None:
+    """What is still to be printed is not."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_closed_streams() -> None:
+    """A stream that the shell has closed, as `2>&-` does, is empty, and no file of ours takes its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115  until the end
 
 
 def _extend(options: Namespace) -> None:
@@ -90,7 +125,8 @@ def _doctor(options: Namespace) -> int:
     for diagnosis in found:
         builds, runs = (reason or "yes" for reason in (diagnosis.builds, diagnosis.runs))
         versions = ", ".join(f"{package} {version}" for package, version in diagnosis.versions.items())
-        print(f"{diagnosis.target}  {versions}\n  builds here: {builds}\n  runs here: {runs}")
+        heading = f"{diagnosis.target}  {versions}".rstrip()
+        print(f"{heading}\n  builds here: {builds}\n  runs here: {runs}")
     return 0
 
 

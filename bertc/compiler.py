@@ -104,9 +104,8 @@ def bind_weights(spec: Spec, graph: Graph, weights: Path | None, random_seed: in
         return random_weights(required, random_seed)
     path = weights or spec.weights
     if path is None:
-        raise error(
-            "B0502", f"spec `{spec.name}` names no weights", None, "give `--weights PATH`, or `--random-weights SEED`"
-        )
+        help = "name them in the spec, or build with `--weights PATH` or `--random-weights SEED`"
+        raise error("B0502", f"spec `{spec.name}` names no weights", None, help)
     return read_weights(path, spec, required).parameters
 
 

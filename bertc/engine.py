@@ -30,6 +30,9 @@ Array = NDArray[Any]
 STREAMS = ("tensorrt", "rtx")
 """The targets whose engines take several calls at once, as many as asked."""
 
+LARGEST_ARRAYS = 1 << 32
+"""Bytes of all arrays of a file, unpacked."""
+
 
 class Engine:
     """An opened bundle. It may be called from several threads: on a GPU they take turns, or run together on as many
@@ -38,7 +41,8 @@ class Engine:
         with bertc.open("out/minilm") as engine:
             hidden = engine.run({"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
 
-    Engines are independent of each other; each has its own stream and memory, also on one GPU.
+    Engines are independent of each other; each has its own stream and memory, also on one GPU. A thread that calls one
+    keeps the CUDA context that it had.
     """
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
@@ -289,13 +293,18 @@ def open(path: str | Path, *, device: int = 0, streams: int = 1) -> Engine:
 
 def read_arrays(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file; pickled ones are refused. Raises BertcError B0002 when it cannot be read."""
+    if not path.is_file():
+        raise error("B0002", f"expected a file of arrays at `{path}`, but there is none", None, "check the path")
     try:
+        with zipfile.ZipFile(path) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size > LARGEST_ARRAYS:
+            raise ValueError(f"they take {size} bytes, and {LARGEST_ARRAYS} are read at most")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as problem:
-        raise error(
-            "B0002", f"{path} is not an .npz file of arrays: {problem}", None, "write it with numpy.savez"
-        ) from None
+    except Exception as problem:  # NumPy and zipfile raise whatever they stumble on
+        message = f"`{path}` is not an .npz file of arrays: {problem}"
+        raise error("B0002", message, None, "write it with numpy.savez") from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -139,13 +139,13 @@ def _run(place: Path) -> ModuleType:
         found.loader.exec_module(module)
     except BaseException as problem:
         del sys.modules[name]
-        if isinstance(problem, Exception):
+        if isinstance(problem, Exception | SystemExit):
             raise _failed(f"`{place}`", problem) from problem
         raise
     return module
 
 
-def _failed(what: str, problem: Exception) -> BertcError:
+def _failed(what: str, problem: BaseException) -> BertcError:
     return error("B0304", f"{what} failed: {type(problem).__name__}: {problem}", None, "run it with Python by itself")
 
 

@@ -41,6 +41,7 @@ from bertc.notation import (
     TypeTree,
     Weight,
 )
+from bertc.tree import read_source
 
 MAXIMUM_BYTES = 1 << 20
 MAXIMUM_DEPTH = 64
@@ -71,13 +72,8 @@ def parse(text: str, name: str = "<text>") -> tuple[Item, ...]:
 
 
 def read(path: Path) -> tuple[Item, ...]:
-    """`parse` a file. Raises BertcError B0002 when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAXIMUM_BYTES + 1).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise error("B0002", f"{path} cannot be read: {problem}", None, "name a text file in the notation") from None
-    return parse(text, str(path))
+    """`parse` a file. Raises BertcError as `read_source` does when it cannot be read."""
+    return parse(read_source(path).text, str(path))
 
 
 def parse_graph(text: str, name: str = "<text>") -> GraphTree:

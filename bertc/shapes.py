@@ -35,7 +35,8 @@ def profile_problems(profile: Profile, positions: int) -> Iterator[tuple[str, st
     for dimension, span in (("batch", profile.batch), ("seq", profile.seq)):
         if not RANGE_LIMIT.smallest <= span.smallest <= span.usual <= span.largest <= RANGE_LIMIT.largest:
             found = f"{span.smallest}, {span.usual}, {span.largest}"
-            message = f"expected `{dimension}` to rise from 1 or more, but found {found}"
+            wanted = f"rise from {RANGE_LIMIT.smallest} or more to {RANGE_LIMIT.largest} at most"
+            message = f"expected `{dimension}` to {wanted}, but found {found}"
             yield dimension, message, "the order is smallest, usual, largest"
     if profile.seq.largest > positions:
         message = f"expected `seq` to be {positions} at most, but found {profile.seq.largest}"

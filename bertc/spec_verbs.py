@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 
 from bertc.arguments import BUILDER_FLAGS, TARGET_FLAGS
@@ -145,6 +146,9 @@ def run_explain(options: Namespace) -> int:
             return document("code", **vars(code))
         print(f"{code.name}: {code.title} (exit code {code.exit_code})\n\n{code.explanation}")
         return 0
+    if options.pass_name is None and fullmatch("[Bb][0-9]+", options.spec):
+        help = did_you_mean(options.spec.upper(), CODES)
+        raise error("B0001", f"there is no error code `{options.spec}`", None, help)
     if options.pass_name is None:
         raise error("B0001", "a spec needs the name of a pass to explain", None, "bertc explain SPEC PASS")
     if options.pass_name == "expand_unhosted":

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from bertc.argument_parser import Parser, add_device, amount, count
+from bertc.argument_parser import Parser, add_device, amount, count, number
 
 GLUE_TASKS = ("cola", "sst-2", "mrpc", "qqp", "sts-b", "mnli", "qnli", "rte", "wnli")
 
@@ -75,7 +75,7 @@ def add_data_sets(parser: argparse.ArgumentParser) -> None:
     squad.add_argument("file", metavar="FILE.json", type=Path, help="such as dev-v1.1.json or dev-v2.0.json")
     _add_reading(squad)
     squad.add_argument(
-        "--null-threshold", type=float, default=0.0, metavar="X", help="2.0: odds above which there is no answer; 0"
+        "--null-threshold", type=number, default=0.0, metavar="X", help="2.0: odds above which there is no answer; 0"
     )
     squad.add_argument(
         "--output-folder", type=Path, metavar="FOLDER", help="for predictions.json, nbest.json and null_odds.json"

@@ -40,10 +40,26 @@ class Builder:
         known = {1 << int(flag): flag for flag in module.NetworkDefinitionCreationFlag.__members__.values()}
         given = {flag for bit, flag in known.items() if flags & bit}
         assert sum(1 << int(flag) for flag in given) == flags, f"{flags} holds no flag of a network"
-        return made(module, "INetworkDefinition", creation_flags=given, inputs=[], outputs=[], layers=[], name="")
+        return made(
+            module,
+            "INetworkDefinition",
+            creation_flags=given,
+            inputs=[],
+            outputs=[],
+            layers=[],
+            name="",
+            logger=self._state["logger"],
+        )
 
     def create_builder_config(self):
-        state = {"profiles": [], "builder_flags": set(), "pools": {}, "cache": None, "targets": {}}
+        state = {
+            "profiles": [],
+            "builder_flags": set(),
+            "pools": {},
+            "cache": None,
+            "targets": {},
+            "logger": self._state["logger"],
+        }
         return made(self._double, "IBuilderConfig", state)
 
     def create_optimization_profile(self):

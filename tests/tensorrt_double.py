@@ -26,6 +26,10 @@ STUBS = Path(__file__).parent / "tensorrt_api"
 
 VERSIONS = {"10.16": "10.16.1.11", "11.4": "11.4.0.106", "rtx-1.7": "1.7.1.116"}
 
+OLDER = {"10.12": "10.12.0.36", "10.14": "10.14.1.48"}
+"""They have what 10.16 has, but for the names in tests/tensorrt_api/*.lacks. Made of the classes of NVIDIA's own
+bindings, as tensorrt_stub.py reads them; they have no name that 10.16 has not, and the signatures are the same."""
+
 ALIASES = {
     "float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int8": "INT8", "uint8": "UINT8", "int32": "INT32",
     "int64": "INT64", "bool": "BOOL", "fp8": "FP8", "int4": "INT4", "fp4": "FP4", "e8m0": "E8M0",
@@ -59,18 +63,21 @@ class Strict:
         return made
 
 
-def double(name: str, without: Collection[str] = (), fails: str | None = None) -> Any:
-    """The double of `10.16`, `11.4` or `rtx-1.7`.
+def double(name: str, without: Collection[str] = (), fails: str | None = None, refused: Collection[str] = ()) -> Any:
+    """The double of a version: `10.16`, `11.4`, `rtx-1.7` or an older one.
 
-    `without` names classes and members (`INetworkDefinition.add_attention`) that an older version lacks; with `fails`
-    every build logs that as an error and gives None. Engines run on the stream of a `driver`, and fail at the shape
-    `fails_at`.
+    `without` names classes and members (`INetworkDefinition.add_attention`) that it lacks besides; with `fails` every
+    build logs that as an error and gives None, and so does what `refused` names (`Builder.__init__`). Engines run on
+    the stream of a `driver`, and fail at the shape `fails_at`.
     """
     module: Any = ModuleType("tensorrt_rtx" if name.startswith("rtx") else "tensorrt")
     module.__path__, module.__spec__ = [], ModuleSpec(module.__name__, None)
-    module.__version__ = VERSIONS[name]
+    module.__version__ = {**VERSIONS, **OLDER}[name]
+    if name in OLDER:
+        without = {*without, *(STUBS / f"{name}.lacks").read_text("utf-8").split()}
+        name = "10.16"
     module.builds, module.fails, module.registry = [], fails, {}
-    module.driver, module.fails_at = None, None
+    module.driver, module.fails_at, module.refused = None, None, frozenset(refused)
     for stub in read_stub((STUBS / f"{name}.stub").read_text("utf-8")):
         if stub.name in without:
             continue
@@ -148,6 +155,9 @@ def _method(module: Any, owner: str, name: str, signatures: Sequence[Signature],
         else:
             expected = " or ".join(map(str, signatures))
             raise TypeError(f"{owner}.{name}{expected} was called with {_shown(arguments, named)}")
+        if f"{owner}.{name}" in module.refused:
+            _refuse(module, f"{owner}.{name}", given["logger"] if "logger" in given else self._state["logger"])
+            return {"int": -1, "bool": False}.get(signature.result)
         if name == "__init__":
             if self._state is None:
                 object.__setattr__(self, "_state", {})
@@ -160,6 +170,13 @@ def _method(module: Any, owner: str, name: str, signatures: Sequence[Signature],
 
     call.__name__ = name
     return call
+
+
+def _refuse(module: Any, what: str, logger: Any) -> None:
+    """As TensorRT's binding does it: an error in the log, and a TypeError of constructors."""
+    logger.log(module.ILogger.Severity.ERROR, f"Error Code 3: {what} was refused")
+    if what.endswith(".__init__"):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
 
 
 def _bind(

@@ -53,7 +53,7 @@ class Runtime:
         for layer in network._state["layers"]:
             if "fields" in layer:
                 loaded_plugin(module, layer)
-        state = {"plan": header, "network": network, "config": config, "constants": constants, "log": log}
+        state = {"plan": header, "network": network, "config": config, "constants": constants, "logger": log}
         return made(module, "ICudaEngine", **state, alive=alive(module), budget=None)
 
 
@@ -115,7 +115,7 @@ class ICudaEngine:
             strategy = runtime_config._state["strategy"]
         assert strategy == self._double.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._state["plan"]["missing"]:
-            self._state["log"].log(self._double.ILogger.Severity.ERROR, "Error Code 3: weights are missing")
+            self._state["logger"].log(self._double.ILogger.Severity.ERROR, "Error Code 3: weights are missing")
             return None
         state = {
             "of": self,
@@ -139,7 +139,7 @@ class ICudaEngine:
         header = {**self._state["plan"]}
         assert flags.EXCLUDE_WEIGHTS not in arg0._state["given"]
         assert not header["missing"], "weights are missing"
-        header["refittable"] &= flags.INCLUDE_REFIT in arg0._state["given"]
+        header["refittable"] &= hasattr(flags, "INCLUDE_REFIT") and flags.INCLUDE_REFIT in arg0._state["given"]
         return HostMemory(packed(header, [array.tobytes() for array in self._state["constants"].values()]))
 
 
@@ -254,7 +254,7 @@ def stand_ins(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def failed(context: Any, message: str) -> bool:
-    log = context._state["of"]._state["log"]
+    log = context._state["of"]._state["logger"]
     log.log(context._double.ILogger.Severity.ERROR, message)
     return False
 
@@ -267,7 +267,7 @@ def at(address: int, shape: tuple[int, ...], dtype: Any) -> Any:
 class Refitter:
     def __init__(self, engine, logger):
         assert engine.refittable, "the engine cannot be refitted"
-        self._state |= {"of": engine, "log": logger, "given": {}}
+        self._state |= {"of": engine, "logger": logger, "given": {}}
 
     def get_all_weights(self):
         return [entry[3] for entry in self._state["of"]._state["plan"]["constants"] if entry[3]]
@@ -305,7 +305,7 @@ class Refitter:
 
 
 def refused(refitter: Any, message: str) -> bool:
-    refitter._state["log"].log(refitter._double.ILogger.Severity.ERROR, f"Error Code 3: {message}")
+    refitter._state["logger"].log(refitter._double.ILogger.Severity.ERROR, f"Error Code 3: {message}")
     return False
 
 

@@ -3,6 +3,8 @@
 `python tests/tensorrt_stub.py MODULE > tests/tensorrt_api/NAME.pyi` writes one from a module that is installed. Its C++
 binding keeps signatures as the first line of a docstring, which is all that is read. The stubs of TensorRT itself were
 made where it is installed, since its libraries are too large to be had for tests alone.
+
+Of older versions the difference is enough: `python tests/tensorrt_stub.py OLDER.pyi NEWER.pyi > OLDER.lacks`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from ast import AnnAssign, Assign, ClassDef, FunctionDef, Name, parse, unparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 ENUM, READ_ONLY, BASE = "enum member", "property (read-only)", "its base"
@@ -94,6 +97,19 @@ def _signature(node: FunctionDef) -> Signature:
     required = len(given) - len(node.args.defaults)
     parameters = (Parameter(p.arg, unparse(p.annotation), place >= required) for place, p in enumerate(given))
     return Signature(tuple(parameters), unparse(node.returns))
+
+
+def names_in(text: str) -> set[str]:
+    """The classes of a stub, and their members as `Class.member`."""
+    classes = read_stub(text)
+    members = {f"{of.name}.{name}" for of in classes for name in (*of.members, *of.methods, *of.properties)}
+    return members | {of.name for of in classes}
+
+
+def lacking(older: str, newer: str) -> list[str]:
+    """What a stub has and that of an older version has not; of a class that is not there, its name alone."""
+    found = names_in(newer) - names_in(older)
+    return sorted(name for name in found if "." not in name or name.split(".")[0] not in found)
 
 
 def read_module(module: Any) -> Mapping[str, Members]:
@@ -179,4 +195,9 @@ def _spelt(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(stub(read_module(import_module(sys.argv[1]))))
+    module, *newer = sys.argv[1:]
+    if newer:
+        names = lacking(Path(module).read_text("utf-8"), Path(newer[0]).read_text("utf-8"))
+        sys.stdout.writelines(f"{name}\n" for name in names)
+    else:
+        sys.stdout.write(stub(read_module(import_module(module))))

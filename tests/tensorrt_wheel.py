@@ -16,6 +16,9 @@ from typing import Any
 
 WHEELS = Path(sys.prefix) / "tensorrt"
 
+SAME_AS = {"10.12": "10.16", "10.14": "10.16"}
+"""Versions whose `tensorrt.plugin` is another's, but for spacing and what bertc does not use."""
+
 
 @contextmanager
 def imported(double: Any, version: str) -> Iterator[Any]:
@@ -24,7 +27,7 @@ def imported(double: Any, version: str) -> Iterator[Any]:
     for name in before:
         del sys.modules[name]
     sys.modules["tensorrt"] = double
-    folder = WHEELS / version / "tensorrt_bindings" / "plugin"
+    folder = WHEELS / SAME_AS.get(version, version) / "tensorrt_bindings" / "plugin"
     found = importlib.util.spec_from_file_location(
         "tensorrt.plugin", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

@@ -436,9 +436,10 @@ def test_progress_is_told(bundle: Path) -> None:
 WRONG: dict[str, tuple[list[str], int, str]] = {
     "a peer that is not there": (["--against", "onnxruntme"], 2, "did you mean `onnxruntime`?"),
     "too wide": (["--seq", "17"], 3, "at most 16 tokens, but 17 were asked for"),
-    "no such lengths": (["--lengths", "sqaud"], 3, "lengths cannot be read from `sqaud`"),
+    "no such lengths": (["--lengths", "sqaud"], 3, "lengths cannot be read from `sqaud`: No such file or directory\n"),
     "no such device": (["--device", "1"], 4, "there is no device 1"),
     "no such spec": (["--spec", "bert-bas"], 2, "did you mean `bert-base`?"),
+    "a folder": (["--plot", ".", "--against", "nobody"], 3, "`.` cannot be written: a folder stands there"),
     "no folder": (["--plot", "/dev/null/x.svg", *QUICK], 3, "`/dev/null/x.svg` cannot be written"),
 }
 
@@ -454,7 +455,7 @@ def test_wrong_input_gives_one_error(bundle: Path, arguments: list[str], code: i
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--batch", "1,0"], "a whole number from 1 on, but `0`"),
+        (["--batch", "1,0"], "a whole number from 1 to 999999999, but `0`"),
         (["--seq", "1,,2"], "but `` was found"),
         (["--runs", "two"], "but `two` was found"),
         (["--price", "-3"], "a number above 0, but `-3`"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -142,6 +145,9 @@ def test_flags_stand_in_the_environment(spec: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as caught:
         run(["inspect", spec])
     assert caught.value.code == 2
+    wrong = "error: BERTC_JSON is one of 0, 1, but `yes` was found\nSee `bertc inspect --help`.\n"
+    assert capsys.readouterr().err.endswith(wrong)
+    assert run(["completion", "bash"]) == 0  # which has no such flag
 
 
 def test_trtexec_names_and_several_profiles(spec: str, tmp_path: Path) -> None:
@@ -191,8 +197,9 @@ def test_outputs_that_cannot_be_written_leave_nothing(spec: str, tmp_path: Path,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_stopped_build_leaves_nothing(tmp_path: Path) -> None:
-    """SIGTERM while TensorRT builds: the hidden folder beside the output goes too."""
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_build_leaves_nothing(sent: signal.Signals, tmp_path: Path) -> None:
+    """A signal while TensorRT builds: the hidden folder beside the output goes too."""
     command = [sys.executable, "-m", "bertc", "build", "bert-base", "--random-weights", "0", "--target", "rtx"]
     process = subprocess.Popen([*command, "-o", str(tmp_path / "x")], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -200,9 +207,72 @@ def test_a_stopped_build_leaves_nothing(tmp_path: Path) -> None:
         assert line, "the build ended before it was stopped"
     while not list(tmp_path.iterdir()):
         assert process.poll() is None
-    process.terminate()
+    process.send_signal(sent)
     assert process.wait(60) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "out", "err"),
+    [
+        (">/dev/full", 3, "", "error[B0605]: standard output cannot be written: No space left on device"),
+        (">/dev/full 2>&1", 3, "", ""),
+        ("2>/dev/full --aftr x", 2, "", ""),
+        (">&-", 0, "", ""),
+        ("2>&-", 0, "graph(", ""),
+        ("<&- >&- 2>&-", 0, "", ""),
+    ],
+)
+def test_streams_that_cannot_be_used(streams: str, code: int, out: str, err: str, spec: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m bertc inspect {spec} {streams}"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert found.returncode == code
+    assert found.stdout[: len("graph(")] == out
+    assert found.stderr.splitlines()[:1] == [err][: bool(err)]
+
+
+def test_a_file_does_not_take_the_number_of_a_closed_stream(spec: str, tmp_path: Path) -> None:
+    """Otherwise what a library writes to its standard error would go into it."""
+    program = "import os, sys, bertc.cli as cli; cli._open_closed_streams(); print(os.open(sys.argv[1], os.O_RDONLY))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} {spec} <&- 2>&-"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["compare", "x", "y", "--seed", "-1"], "expected a whole number from 0 to 999999999, but `-1` was found"),
+        (["bench", "x", "--seed", "1.5"], "expected a whole number from 0 to 999999999, but `1.5` was found"),
+        (["bench", "x", "--runs", "1" * 10], "from 1 to 999999999, but `1111111111` was found"),
+        (["build", "x", "--random-weights", "-1"], "expected a whole number from 0 to 999999999, but `-1` was found"),
+        (["run", "x", "--device", "one"], "expected a whole number from 0 to 999999999, but `one` was found"),
+        (["eval", "x", "squad", "y", "--null-threshold", "nan"], "expected a number, but `nan` was found"),
+        (["eval", "x", "squad", "y", "--null-threshold=-inf"], "expected a number, but `-inf` was found"),
+        (["eval", "x", "squad", "y", "--null-threshold", "x"], "expected a number, but `x` was found"),
+    ],
+)
+def test_numbers_that_a_flag_does_not_take(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(arguments)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a folder", "a pipe"])
+def test_rules_that_are_no_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    {"nothing": lambda path: None, "a folder": os.mkdir, "a pipe": os.mkfifo}[kind]("x.net")
+    assert run(["check", "x.net"]) == 3
+    assert capsys.readouterr().err.startswith("error[B0002]: expected a file at `x.net`, but there is none\n")
+
+
+@pytest.mark.parametrize("name", ["B9999", "b0103"])
+def test_a_code_that_does_not_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", name]) == 2
+    assert capsys.readouterr().err.startswith(f"error[B0001]: there is no error code `{name}`\n  = help: ")
 
 
 def test_weights_are_listed_and_converted(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bertc
+from bertc import engine as engine_module
 from bertc.cli import run
+from bertc.engine import read_arrays
 from bertc.errors import BertcError
 from bertc.sequences import batches, padded, width
 from bertc.shapes import Profile, Range
@@ -133,6 +137,34 @@ def test_run_on_a_device(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixt
     assert run([*arguments, "--device", "0"]) == 0
     assert run([*arguments, "--device", "1"]) == 4
     assert "leave the device out" in capfd.readouterr().err
+
+
+def npz(path: Path, header: str) -> Path:
+    """An .npz file of one array, which has no values."""
+    text = header.encode() + b"\n"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("input_ids.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    return path
+
+
+def test_what_is_no_file_of_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in it: one error, that advises nothing unsafe."""
+    np.save(tmp_path / "one.npy", np.ones((1, 2), int))
+    np.savez(tmp_path / "objects.npz", input_ids=np.array([{}], object))
+    np.savez_compressed(tmp_path / "many.npz", input_ids=np.zeros(10_000, int))
+    (tmp_path / "zeros").write_bytes(b"\0" * 100)
+    os.mkfifo(tmp_path / "pipe")
+    header = "{'descr': '<i8', 'fortran_order': False, 'shape': "
+    names = ["one.npy", "objects.npz", "many.npz", "zeros", "pipe", ".", "nothing"]
+    paths = [tmp_path / name for name in names]
+    paths.append(npz(tmp_path / "huge.npz", header + f"({1 << 50}, 1)}}"))
+    paths.append(npz(tmp_path / "deep.npz", header + "(" * 3000))
+    monkeypatch.setattr(engine_module, "LARGEST_ARRAYS", 80_000)
+    for path in paths:
+        with pytest.raises(BertcError, match=r"is not an \.npz file|expected a file of arrays") as caught:
+            read_arrays(path)
+        assert caught.value.diagnostics[0].code == "B0002"
+        assert "unsafe" not in str(caught.value)
 
 
 def test_several_engines_and_threads(bundle: Path) -> None:

@@ -11,12 +11,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "bertc"
 
 FLOW = (
-    *("version", "codes", "errors", "writing", "types"),
+    *("version", "codes", "errors", "writing", "tree", "types"),
     *("notation", "parser", "result_shapes", "ops", "inference", "plugins", "graph"),
-    *("tree", "json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
+    *("json_reader", "yaml_reader", "spec_fields", "shapes", "spec_reader", "spec_relations", "spec_schema"),
     *("families", "hugging_face", "spec"),
     *("meanings", "elaborator", "elaborate"),
-    *("reference", "rule", "rewrite", "passes", "extensions", "new"),
+    *("reference", "rule", "rewrite", "attended", "passes", "extensions", "new"),
     *("weights_io", "checkpoints", "sequences", "text", "timings"),
     *("kernels", "targets", "costs", "drawing", "exports", "bundle"),
     *("rule_instances", "rule_repairs", "check"),

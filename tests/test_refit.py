@@ -122,12 +122,15 @@ def test_another_model_of_the_same_graph(tmp_path: Path, monkeypatch: pytest.Mon
 # --------------------------------------------------------------------------------------------------------------- cuda
 
 
+def uncompiled(sources: Any, architecture: str, shared: int, folder: Path) -> Iterator[tuple[str, Kernel]]:
+    """Every kernel, as a file without machine code."""
+    for source in sources:
+        (folder / f"{source.key}.cubin").write_bytes(b"")
+        yield source.key, Kernel(f"{source.key}.cubin", source.function, 4, 0, ())
+
+
 def test_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights as a build lays them out; plan and kernels, which are left out here, stay as they are."""
-
-    def uncompiled(sources: Any, architecture: str, shared: int, folder: Path) -> Iterator[tuple[str, Kernel]]:
-        return ((source.key, Kernel(f"{source.key}.cubin", source.function, 4, 0, ())) for source in sources)
-
     monkeypatch.setattr("bertc.targets.cuda.compile_kernels", uncompiled)
     wide = {"hidden": 48, "embedding_size": 48, "head_size": 16}  # heads that its kernel takes
     spec = replace(small_spec(precision="fp16"), sizes={**small_spec().sizes, **wide})

@@ -21,7 +21,7 @@ from bertc.codes import USAGE
 from bertc.errors import BertcError, Source
 from bertc.shapes import Profile, Range, parse_input_shapes, parse_shapes
 from bertc.spec import Slot, Spec, load_spec, override, parse_spec, shipped_specs, spec_hash
-from bertc.spec_fields import ACTIVATIONS, INPUT_NAMES, PRECISIONS, TARGETS
+from bertc.spec_fields import ACTIVATIONS, INPUT_NAMES, PRECISIONS, RANGE_LIMIT, TARGETS
 
 TINY: dict[str, Any] = {
     "sizes": {"layers": 2, "hidden": 64, "heads": 4, "inner": 128, "vocab": 100, "positions": 32, "types": 2},
@@ -445,6 +445,7 @@ def test_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"shapes": [Profile(Range(1, 1, 1), Range(1, 1, 513))]}, "expected `seq` to be 512 at most, but found 513"),
         ({"shapes": [Profile(Range(0, 1, 1), Range(1, 1, 1))]}, "expected `batch` to rise from 1 or more"),
         ({"shapes": [Profile(Range(2, 1, 3), Range(1, 1, 1))]}, "expected `batch` to rise from 1 or more"),
+        ({"shapes": [Profile(Range(1, 2, 1 << 30), Range(1, 1, 1))]}, f"to {RANGE_LIMIT.largest} at most, but found"),
     ],
 )
 def test_override_checks_as_a_file_is_checked(changes: dict[str, Any], said: str) -> None:

@@ -15,13 +15,16 @@ from conftest import small_spec, weights_of
 import bertc
 from bertc.elaborate import elaborate
 from bertc.errors import BertcError
+from bertc.graph import Graph
 from bertc.reference import evaluate
 from bertc.spec import shipped_specs
 
 trt = pytest.importorskip("tensorrt_rtx")
 import network_evaluator  # noqa: E402
 
+from bertc.targets.tensorrt.log import make_log  # noqa: E402
 from bertc.targets.tensorrt.lower import lower  # noqa: E402  comes after the package that the line above asks for
+from bertc.targets.tensorrt.network import Network  # noqa: E402
 
 PRE_NORM = (
     "{embeddings: summed_embeddings, encoder: {block: pre_norm, repeat: layers}, final: final_norm, head: masked_lm}"
@@ -72,6 +75,14 @@ def test_refuses_with_a_reason_and_leaves_nothing(
         bertc.build(small_spec(precision=precision), tmp_path / "x", "rtx", random_seed=0, architectures=[architecture])
     assert caught.value.exit_code == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_is_refused_is_told_in_the_builders_own_words() -> None:
+    """It has a None for it."""
+    network = Network(trt, trt.Builder(make_log(trt)), Graph(), {}, refit=False)
+    with pytest.raises(BertcError, match=r"could not add `concatenation` to the network: .*Error Code 3") as caught:
+        network.add("concatenation", [])
+    assert caught.value.exit_code == 5
 
 
 BOUNDS = {"fp32": 2e-5, "fp16": 2e-2, "bf16": 1.5e-1}

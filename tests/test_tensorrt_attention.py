@@ -3,7 +3,7 @@ networks, recorded by the doubles of 10.16 and 11.4 and evaluated in NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,10 @@ from conftest import packed, small_spec, weights_of
 from tensorrt_double import double
 from tensorrt_wheel import imported
 from test_cuda_families import BOUND, CONFIGURATIONS, batch, spread
+from test_families import FAMILIES
+from test_families import padded_batch as family_batch
 from test_tensorrt import BOUNDS, NETWORKS
-from test_tensorrt_target import WIDE, assert_computes, kinds, lowered, plugins_in, shipped, trt
+from test_tensorrt_target import WIDE, assert_computes, family, kinds, lowered, plugins_in, shipped, trt
 
 import bertc
 from bertc.elaborate import elaborate, read_graph
@@ -23,11 +25,11 @@ from bertc.parser import parse_graph
 from bertc.reference import evaluate
 from bertc.spec import shipped_specs
 from bertc.targets.tensorrt import lower_with_plugins
-from bertc.targets.tensorrt.attention import attended
+from bertc.targets.tensorrt.attention import plugin_of
 from bertc.targets.tensorrt.features import Features
 from bertc.targets.tensorrt.hosting import Place
 
-__all__ = ["batch", "trt"]
+__all__ = ["batch", "family", "trt"]
 
 PACKED = ("default", "pack_sequences")
 
@@ -120,6 +122,26 @@ def test_families_with_the_plugin(trt: Any, name: str, batch: Mapping[str, Any])
         assert_computes(trt, found, packed(batch), unpadded(expected, there), BOUND)
 
 
+PACKED_LAYERS = {"modernbert": 2, "modernbert by means": 2, "mpnet": 0}
+"""Family -> how many of its attentions are layers of 11 when packed, where not all are: those in a window and those
+with a bias are plugins."""
+
+
+@pytest.mark.parametrize("plugins", ["auto", "all"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if "deberta" not in name])
+def test_families_packed(trt: Any, name: str, plugins: str, family: Callable[[str], tuple[Any, Any, Any]]) -> None:
+    """DeBERTa cannot be packed, which the pass says."""
+    spec, weights, expected = family(name)
+    rows = family_batch(FAMILIES[name])
+    found = lowered(trt, replace(spec, precision="fp16", passes=PACKED), weights, plugins)
+    assert_computes(trt, found, packed(rows), unpadded(expected, rows["attention_mask"] > 0), BOUNDS["fp16"])
+    there = FAMILIES[name].fused["attention"]
+    native = plugins == "auto" and trt.__version__.startswith("11")
+    layers = PACKED_LAYERS.get(name, there) if native else 0
+    assert kinds(found)["ATTENTION_OUTPUT"] == layers
+    assert sum(count for of, count in plugins_in(found).items() if "attention" in of) == there - layers
+
+
 def test_any_mask_is_a_bias(trt: Any, padded_batch: Mapping[str, Any]) -> None:
     spec = replace(small_spec(precision="fp16", network="{head: pooled, mask: any_padding}"), sizes=WIDE)
     graph = elaborate(spec)
@@ -158,7 +180,8 @@ THIRDS = """graph(x: [batch, seq, 96], lengths: i32[batch]):
 )
 def test_thirds_are_read_in_their_order(operands: str, reads: tuple[str, ...]) -> None:
     graph = read_graph(parse_graph(THIRDS.format(operands=operands)))
-    assert attended(graph, graph.producer("y")).operands == reads
+    name, operands = plugin_of(graph, graph.producer("y"))
+    assert (name, operands) == ("attention_of_projection" if len(reads) == 2 else "attention", reads)
 
 
 def test_packed_tokens_are_turned_by_their_places(trt: Any) -> None:

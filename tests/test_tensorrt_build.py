@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from bertc.errors import BertcError
 from bertc.shapes import Profile, Range
 from bertc.targets import tensorrt as target
 from bertc.targets.tensorrt.build import add_profiles
+from bertc.targets.tensorrt.network import Network
 
 VERSIONS = ("10.16", "11.4")
 
@@ -71,13 +73,11 @@ def test_a_plain_build_asks_for_nothing_more_than_profiles(trt: Any, spec_file: 
 
 def test_packed_sequences_have_a_token_each_and_as_many_as_the_profile(trt: Any) -> None:
     graph = bertc.compile(small_spec(passes="[default, pack_sequences]"))
-    definition = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_network()
-    for node in graph.inputs:
-        definition.add_input(node.key, trt.int32, (-1,))
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    config = builder.create_builder_config()
-    network: Any = SimpleNamespace(graph=graph, definition=definition)
-    add_profiles(builder, config, network, (Profile(Range(2, 4, 8), Range(4, 8, 16)),))
+    network, config = Network(trt, builder, graph, {}, refit=False), builder.create_builder_config()
+    for node in graph.inputs:
+        network.add("input", node.key, trt.int32, (-1,))
+    add_profiles(config, network, (Profile(Range(2, 4, 8), Range(4, 8, 16)),))
     (profile,) = config._state["profiles"]
     tokens, sequences = ((2,), (32,), (128,)), ((2,), (4,), (8,))
     expected = {"input_ids": tokens, "token_type_ids": tokens, "places": tokens} | dict.fromkeys(
@@ -99,13 +99,14 @@ TRTEXEC = (
 @pytest.mark.parametrize("flags", [OURS, TRTEXEC], ids=["bertc", "trtexec"])
 def test_flags_reach_the_builder(trt: Any, spec_file: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
     assert build(spec_file, tmp_path / "x", *flags) == 0
-    ((_, config),) = trt.builds
+    ((network, config),) = trt.builds
     expected = {"REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE", "WEIGHT_STREAMING", "SPARSE_WEIGHTS"}
     assert flags_of(config) == expected
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 << 20
     assert config.builder_optimization_level == 5
     assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
-    assert list(json.loads((tmp_path / "x" / "layers.json").read_text())) == ["Layers", "Bindings"]
+    layers = [network.get_layer(index).name for index in range(network.num_layers)]
+    assert json.loads((tmp_path / "x" / "layers.json").read_text()) == {"Layers": layers, "Bindings": []}
 
 
 def test_a_stripped_plan_gets_its_own_weights_back(trt: Any, spec_file: Path, tmp_path: Path) -> None:
@@ -164,6 +165,28 @@ def test_a_failure_tells_what_tensorrt_said(version: str, spec_file: Path, tmp_p
     assert not (tmp_path / "x").exists()
 
 
+CALLS = {
+    "Builder.__init__": "make a builder",
+    "INetworkDefinition.add_softmax": "add `softmax` to the network",
+    "INetworkDefinition.add_input": "add `input` to the network",
+    "INetworkDefinition.set_weights_name": "name the weights `",
+    "IBuilderConfig.add_optimization_profile": r"take Profile\(batch=Range\(smallest=1,",
+}
+"""What TensorRT may refuse before it builds -> what the message says of it."""
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_refusal_tells_what_tensorrt_said(version: str, call: str, tmp_path: Path) -> None:
+    """Never a None, or an error of Python's in its place."""
+    made, spec = double(version, refused={call}), small_spec(plugins="none")
+    expected = f"tensorrt could not {CALLS[call]}.*: Error Code 3: {call} was refused"
+    with imported(made, version), pytest.raises(BertcError, match=expected) as caught:
+        bertc.build(spec, tmp_path / "x", "tensorrt", random_seed=0, builder={"refit": True})
+    assert caught.value.diagnostics[0].code == "B0512"
+    assert not (tmp_path / "x").exists()
+
+
 def test_progress_is_passed_on(trt: Any, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     spec = small_spec(plugins="none")
@@ -171,6 +194,22 @@ def test_progress_is_passed_on(trt: Any, tmp_path: Path) -> None:
         spec, tmp_path / "x", "tensorrt", random_seed=0, progress=lambda what, done, of: seen.append((what, done, of))
     )
     assert seen == [("Building Engine", 1, 2)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal, True), (io.StringIO, False)])
+def test_progress_is_a_bar_on_a_terminal(
+    stream: type[io.StringIO], shown: bool, trt: Any, spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert build(spec_file, tmp_path / "x") == 0
+    assert ("Building Engine" in sys.stderr.getvalue()) == shown
 
 
 # ------------------------------------------------------------------------------------------------------- timing cache
@@ -192,6 +231,8 @@ def test_builds_share_a_timing_cache(trt: Any, spec_file: Path, tmp_path: Path) 
     (_, second) = trt.builds
     assert len(second[1]._state["began_with"]) == 1
     assert not [path for path in cache.iterdir() if path.suffix not in (".cache", ".lock")]
+    modes = {path.suffix: path.stat().st_mode for path in cache.iterdir()}
+    assert modes[".cache"] == modes[".lock"], "others cannot read it"
 
 
 def test_what_another_build_wrote_meanwhile_is_kept(

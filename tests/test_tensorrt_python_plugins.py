@@ -36,8 +36,8 @@ from bertc.targets.tensorrt.python_plugins import creators
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # rows of padding overflow in the interpreter
 
-WITHOUT = {"QuickPluginCreationRequest", "INetworkDefinition.add_attention", "IAttention"}
-"""What a version from before `tensorrt.plugin` lacks."""
+WITHOUT = {"QuickPluginCreationRequest"}
+"""What a version from before `tensorrt.plugin` lacks, beside what 10.12 does."""
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
 @pytest.fixture
 def trt(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(python_plugins, "compile_source", not_compiled)
-    made = double("10.16", without=WITHOUT)
+    made = double("10.12", without=WITHOUT)
     made.driver = driver
     python_plugins.compiled.cache_clear()
-    with imported(made, "10.16"):
+    with imported(made, "10.12"):
         yield made
     python_plugins.compiled.cache_clear()
 
@@ -116,7 +116,7 @@ def test_the_kernels_are_launched_as_they_have_to_be(
 
 
 def test_it_is_chosen_by_what_the_module_has() -> None:
-    old, new = Features.of(double("10.16", without=WITHOUT)), Features.of(double("10.16"))
+    old, new = Features.of(double("10.12", without=WITHOUT)), Features.of(double("10.12"))
     assert (old.ahead_of_time_plugins, old.python_plugins) == (False, True)
     assert (new.ahead_of_time_plugins, new.python_plugins) == (True, True)
 

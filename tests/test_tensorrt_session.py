@@ -28,6 +28,7 @@ from bertc.shapes import Profile, Range
 from bertc.targets import tensorrt as target
 from bertc.targets.cuda import driver as driver_module
 from bertc.targets.tensorrt.fitting import best_fit
+from bertc.weights_io.safetensors_writer import write_safetensors
 
 VERSIONS = ("10.16", "11.4")
 
@@ -236,6 +237,27 @@ def test_streams_that_the_gpu_has_no_room_for(trt: Any, driver: Driver, tmp_path
     assert caught.value.diagnostics[0].code == "B0515"
 
 
+def test_a_thread_keeps_the_gpu_that_was_its_own(trt: Any, driver: Driver, tmp_path: Path) -> None:
+    """Whatever is done in between, and whether it succeeds."""
+    theirs = [77]
+    driver.stack.extend(theirs)
+    path = built(tmp_path)
+    with bertc.open(path, streams=2) as engine:
+        assert driver.stack == theirs
+        assert_right(engine.run(batch_of(5, 3)), batch_of(5, 3))
+        assert engine.runtime.phases is not None
+        engine.runtime.phases(engine.checked(batch_of(4, 2)))
+        assert driver.stack == theirs
+        trt.fails_at = (1, 7)
+        refusal(engine, batch_of(7))
+        assert driver.stack == theirs
+    trt.__version__ = "10.99"
+    with pytest.raises(BertcError, match="does not load the engine"):
+        bertc.open(path)
+    assert driver.stack == theirs
+    driver.stack.clear()
+
+
 # -------------------------------------------------------------------------------------------------------------- loading
 
 
@@ -245,6 +267,44 @@ def test_a_plan_of_another_version(trt: Any, driver: Driver, tmp_path: Path) -> 
     with pytest.raises(BertcError, match=r"tensorrt 10\.99 does not load the engine: Error Code 6") as caught:
         bertc.open(path)
     assert (caught.value.diagnostics[0].code, caught.value.exit_code) == ("B0513", 4)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_runtime_that_does_not_start(version: str, driver: Driver, tmp_path: Path) -> None:
+    trt = double(version, refused={"Runtime.__init__"})
+    trt.driver = driver
+    expected = r"tensorrt could not start: Error Code 3: Runtime\.__init__ was refused"
+    with imported(trt, version), pytest.raises(BertcError, match=expected) as caught:
+        bertc.open(built(tmp_path))
+    assert caught.value.diagnostics[0].code == "B0513"
+
+
+def test_a_context_that_is_not_to_be_had(trt: Any, tmp_path: Path) -> None:
+    with bertc.open(built(tmp_path)) as engine:
+        trt.refused = {"ICudaEngine.create_execution_context"}
+        code, message = refusal(engine, batch_of(3))
+    assert code == "B0515"
+    assert message.startswith("tensorrt could not make an execution context: Error Code 3")
+
+
+REFITTING = {
+    "Refitter.__init__": "make a refitter",
+    "Refitter.set_named_weights": "take `",
+    "Refitter.refit_cuda_engine": "refit the engine",
+    "ICudaEngine.serialize_with_config": "write the engine",
+}
+"""What TensorRT may refuse -> what the message says of it."""
+
+
+@pytest.mark.parametrize("call", REFITTING)
+def test_weights_that_are_refused(call: str, trt: Any, tmp_path: Path) -> None:
+    path, weights = built(tmp_path, refit=True), tmp_path / "new.safetensors"
+    write_safetensors(weights, weights_of(elaborate(small_spec())))
+    trt.refused = {call}
+    expected = f"tensorrt could not {REFITTING[call]}.*: Error Code 3: {call} was refused"
+    with pytest.raises(BertcError, match=expected) as caught:
+        bertc.refit(path, weights)
+    assert caught.value.diagnostics[0].code == "B0515"
 
 
 def test_what_the_builder_was_asked_for_runs(trt: Any, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from bertc.errors import BertcError
 from bertc.reference import evaluate
 from bertc.shapes import Profile, Range
 from bertc.targets.packing import located, packed, parts_of
-from bertc.targets.tensorrt import registration
+from bertc.targets.tensorrt import registration, session
 from bertc.targets.tensorrt.fitting import Fit, best_packed_fit
 
 __all__ = ["driver", "trt"]
@@ -140,13 +140,32 @@ def test_lists_of_sequences(trt: Any, tmp_path: Path, precision: str) -> None:
                 assert np.abs(found[name] - expected[0]).max() < BOUNDS[precision]
 
 
-def test_a_graph_for_each_count_of_tokens(trt: Any, driver: Driver, tmp_path: Path) -> None:
-    """How the tokens are shared out makes none."""
+def test_a_count_of_tokens_has_a_graph_when_it_comes_again(trt: Any, driver: Driver, tmp_path: Path) -> None:
+    """How the tokens are shared out is no matter. What is new runs in one context, without a graph."""
     with bertc.open(built(tmp_path)) as engine:
-        for lengths in ((5, 3), (4, 4), (7, 1), (5, 4), (1, 8)):
+        contexts = len(driver.guests)
+        for lengths, captures, launches in (
+            ((5, 3), 0, 0),
+            ((5, 4), 0, 0),
+            ((4, 4), 1, 1),
+            ((7, 1), 1, 2),
+            ((16, 3, 1), 1, 2),
+            ((1, 8), 2, 3),
+        ):
             batch = batch_of(*lengths)
             assert_right(engine.run(batch), batch)
-    assert (driver.captures, driver.launches) == (2, 5)
+            assert (driver.captures, driver.launches) == (captures, launches)
+        assert len(driver.guests) == contexts + 2
+
+
+def test_only_so_many_counts_are_remembered(
+    trt: Any, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "GRAPHS", 2)
+    with bertc.open(built(tmp_path)) as engine:
+        for tokens in (3, 4, 5, 3, 5):  # 5 alone was among the two before
+            engine.run(batch_of(tokens))
+    assert driver.captures == 1
 
 
 def test_a_sequence_that_no_profile_holds_is_refused_before_anything_runs(

@@ -12,11 +12,12 @@ import network_evaluator
 import numpy as np
 import pytest
 from conftest import small_spec, weights_of
-from tensorrt_double import double
+from tensorrt_double import OLDER, double
 from tensorrt_wheel import imported
 from test_families import FAMILIES, saved, tokens_of
 from test_families import padded_batch as family_batch
 from test_tensorrt import BOUNDS, NETWORKS
+from test_tensorrt_double import layers
 
 import bertc
 from bertc.compiler import bind_weights
@@ -86,29 +87,23 @@ def test_the_network_computes_what_the_reference_does(
     assert_computes(trt, found, padded_batch, evaluate(graph, padded_batch, weights), BOUNDS[precision])
 
 
-OLDER = {
-    "10.14": {"INetworkDefinition.add_normalization_v2"},
-    "10.12": {"INetworkDefinition.add_normalization_v2", "INetworkDefinition.add_attention", "IAttention"},
-}
-"""What versions before 10.16 lack of it."""
+WITH_PLUGIN = {("10.12", "auto"), ("10.12", "all"), ("10.14", "all")}
 
 
 @pytest.mark.parametrize("plugins", MODES)
+@pytest.mark.parametrize("network", [NETWORKS[0], NETWORKS[-1]])
 @pytest.mark.parametrize("version", OLDER)
-def test_older_versions(version: str, plugins: str, padded_batch: Mapping[str, Any]) -> None:
+def test_older_versions(version: str, network: str, plugins: str, padded_batch: Mapping[str, Any]) -> None:
     """Without IAttention, `auto` has a plugin for attention."""
-    spec = replace(small_spec(precision="fp16"), sizes=WIDE)
+    spec = replace(small_spec(precision="fp16", network=network), sizes=WIDE)
     graph = elaborate(spec)
     weights = weights_of(graph)
-    trt = double("10.16", without=OLDER[version])
-    with imported(trt, "10.16"):
-        network = lowered(trt, spec, weights, plugins)
-        assert_computes(trt, network, padded_batch, evaluate(graph, padded_batch, weights), BOUNDS["fp16"])
-    assert kinds(network)["ATTENTION_OUTPUT"] == (2 if version == "10.14" and plugins != "all" else 0)
-    assert plugins_in(network)["attention_of_projection"] == (2 if (version, plugins) in WITH_PLUGIN else 0)
-
-
-WITH_PLUGIN = {("10.12", "auto"), ("10.12", "all"), ("10.14", "all")}
+    trt = double(version)
+    with imported(trt, version):
+        found = lowered(trt, spec, weights, plugins)
+        assert_computes(trt, found, padded_batch, evaluate(graph, padded_batch, weights), BOUNDS["fp16"])
+    assert kinds(found)["ATTENTION_OUTPUT"] == (2 if version == "10.14" and plugins != "all" else 0)
+    assert plugins_in(found)["attention_of_projection"] == (2 if (version, plugins) in WITH_PLUGIN else 0)
 
 
 def test_all_has_a_plugin_for_each_fused_op_and_none_has_none(trt: Any) -> None:
@@ -143,22 +138,26 @@ def shipped(name: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_shipped_specs(trt: Any, name: str, padded_batch: Mapping[str, Any]) -> None:
-    """In every way to build them they are put together, and computed in one, another on each version."""
+    """With `auto` as with `none`, to the layer: in half precision TensorRT has one for attention."""
     spec, weights = shipped(name)
     networks = {plugins: lowered(trt, spec, weights, plugins) for plugins in MODES}
     expected = evaluate(elaborate(spec), padded_batch, weights)
-    chosen = networks["all" if trt.__version__.startswith("10") else "auto"]
-    assert_computes(trt, chosen, padded_batch, expected, BOUNDS["fp16"])
+    for plugins in ("none", "all"):
+        assert_computes(trt, networks[plugins], padded_batch, expected, BOUNDS["fp16"])
+    assert layers(networks["auto"].definition) == layers(networks["none"].definition)
 
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Any, Any]]:
-    """A family's spec, weights and answers, made once for all versions."""
+    """A family's spec with heads of 16, its weights and answers, made once for all versions."""
 
     @cache
     def made(name: str) -> tuple[Any, Any, Any]:
         folder = tmp_path_factory.mktemp("family")
-        saved(name, "Model", folder)
+        sizes = {**FAMILIES[name].sizes, "hidden_size": 48, "intermediate_size": 64}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(FAMILIES, name, replace(FAMILIES[name], sizes=sizes))
+            saved(name, "Model", folder)
         spec = bertc.load(str(folder))
         graph = elaborate(spec)
         weights = bind_weights(spec, graph, None, None)
@@ -167,11 +166,26 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[An
     return made
 
 
+ATTENTION = {
+    ("fp32", "none"): "expanded",
+    ("fp32", "auto"): "plugin",
+    ("fp32", "all"): "plugin",
+    ("fp16", "none"): "layer",
+    ("fp16", "auto"): "layer",
+    ("fp16", "all"): "plugin",
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_families(trt: Any, name: str, family: Callable[[str], tuple[Any, Any, Any]]) -> None:
+def test_families(trt: Any, name: str, precision: str, family: Callable[[str], tuple[Any, Any, Any]]) -> None:
+    """Attention with windows and biases, in each of its ways."""
     spec, weights, expected = family(name)
-    batch = family_batch(FAMILIES[name])
+    batch, there = family_batch(FAMILIES[name]), FAMILIES[name].fused["attention"]
     for plugins in MODES:
-        network = lowered(trt, spec, weights, plugins)
-        assert_computes(trt, network, batch, expected, BOUNDS["fp32"], tokens_of(batch))
-        lowered(trt, replace(spec, precision="fp16"), weights, plugins)
+        network = lowered(trt, replace(spec, precision=precision), weights, plugins)
+        assert_computes(trt, network, batch, expected, BOUNDS[precision], tokens_of(batch))
+        as_plugin = sum(count for plugin, count in plugins_in(network).items() if plugin.startswith("attention"))
+        wanted = ATTENTION[precision, plugins]
+        assert kinds(network)["ATTENTION_OUTPUT"] == there * (wanted == "layer")
+        assert as_plugin == there * (wanted == "plugin")

@@ -73,7 +73,7 @@ def test_prompts_and_small_letters(minilm_engine: Engine) -> None:
     settings = replace(minilm_engine.text.settings, prompt="İ says: ", lower=True)
     prompted = embed(replace(minilm_engine.text, settings=settings), ["  A CAT [MASK]\n"])
     assert np.abs(prompted - minilm_engine.embed(["i says: a cat [ mask ]"])).max() < BOUND
-    with pytest.raises(BertcError, match="text 0 is empty"):
+    with pytest.raises(BertcError, match="text 1 is empty"):
         embed(replace(minilm_engine.text, settings=settings), [""])
 
 
@@ -105,9 +105,9 @@ def test_another_family_with_byte_pairs(tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[Any, dict[str, Any], str, str]] = {
     "one text": ("a cat", {}, "B0901", "expected a list of texts, but found one text"),
-    "nothing": (["a cat", ""], {}, "B0901", "expected a text, but text 1 is empty"),
-    "blanks": ([" \u200b\n"], {}, "B0901", "text 0, ` ��`, has nothing to read"),
-    "half a character": (["a", "\ud800"], {}, "B0901", "text 1, `�`, has something else in it"),
+    "nothing": (["a cat", ""], {}, "B0901", "expected a text, but text 2 is empty"),
+    "blanks": ([" \u200b\n"], {}, "B0901", "text 1, ` ��`, has nothing to read"),
+    "half a character": (["a", "\ud800"], {}, "B0901", "text 2, `�`, has something else in it"),
     "pooling": (["a"], {"pooling": "man"}, "B0906", "did you mean `mean`?"),
     "limit": (["a"], {"limit": 513}, "B0904", "at most 512 tokens, but found 513"),
     "no room": (["a"], {"limit": 2}, "B0904", "at least 3"),

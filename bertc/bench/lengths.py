@@ -36,7 +36,8 @@ def _read(path: Path) -> Array:
     try:
         words = path.read_text("utf-8").split()
     except (OSError, UnicodeDecodeError) as problem:
-        message = f"lengths cannot be read from `{path}`: {problem}"
+        found = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
+        message = f"lengths cannot be read from `{path}`: {found}"
         raise error("B0002", message, None, "`constant`, `squad`, or a file of whole numbers, one a line") from None
     wrong = next((word for word in words if not _LENGTH.fullmatch(word)), None)
     if wrong is not None or not words:

@@ -7,6 +7,7 @@ they come.
 
 from __future__ import annotations
 
+from bertc.attended import attended
 from bertc.errors import BertcError, error
 from bertc.graph import INPUT, WEIGHT, Attributes, Graph, Node, Operand
 from bertc.plugins import OPS
@@ -104,23 +105,14 @@ def _without_batch(shape: Shape) -> Shape | None:
 
 def _packed_attention(graph: Graph, node: Node) -> Packed | None:
     """By its mask: the padding alone, a window, or a table for all places that is cut to size."""
-    *operands, mask = node.values
-    given, maker = (*operands, STARTS, LENGTHS), graph.producer(mask)
-    if _is_padding(graph, mask):
-        return "packed_attention", given, node.attributes
-    if maker.op == "local_mask" and _is_padding(graph, maker.values[0]):
-        return "packed_attention", given, (*node.attributes, ("window", maker.attribute("window")))
-    if maker.op == "add" and len(maker.values) == 2:
-        for one, other in (maker.values, maker.values[::-1]):
-            table = _uncut(graph, other)
-            if _is_padding(graph, one) and table is not None:
-                return "packed_biased_attention", (*given, table), node.attributes
-    return None
-
-
-def _is_padding(graph: Graph, mask: str) -> bool:
-    node = graph.producer(mask)
-    return node.op == "padding_mask" and counts_tokens(graph, node.values[0])
+    mask, given = attended(graph, node), (*node.values[:3], STARTS, LENGTHS)
+    if mask.lengths is None or not counts_tokens(graph, mask.lengths):
+        return None
+    if mask.bias is not None:
+        table = _uncut(graph, mask.bias)
+        return None if table is None else ("packed_biased_attention", (*given, table), node.attributes)
+    window = (("window", mask.window),) if mask.window else ()
+    return "packed_attention", given, (*node.attributes, *window)
 
 
 def _uncut(graph: Graph, value: str) -> str | None:

@@ -20,12 +20,13 @@ from bertc.targets.tensorrt.build import (
     Progress,
     add_profiles,
     configure,
-    make_log,
+    make_builder,
     make_monitor,
     serialize,
 )
 from bertc.targets.tensorrt.features import Features
 from bertc.targets.tensorrt.hosting import HAS_LAYER, LAYER, layer_refusal
+from bertc.targets.tensorrt.log import demand, make_log
 from bertc.targets.tensorrt.lower import lower
 from bertc.targets.tensorrt.refitting import refit_plan, write_record
 from bertc.targets.tensorrt.session import open_engine
@@ -73,16 +74,16 @@ def write(
         if reason := _refusal(name, spec.precision):
             raise error("B0511", f"TensorRT-RTX does not build {spec.precision} for `{name}`: {reason}")
     log = make_log(trt)
-    builder = trt.Builder(log)
+    builder = make_builder(trt, log)
     network = lower(trt, builder, graph, weights, spec, refit=chosen.refittable)
     config = builder.create_builder_config()
     configure(config, trt, chosen)
-    add_profiles(builder, config, network, spec.shapes)
-    _set_architectures(config, wanted)
+    add_profiles(config, network, spec.shapes)
+    _set_architectures(config, wanted, log)
     if progress is not None:
         config.progress_monitor = make_monitor(trt, progress)
     with (folder / FILE).open("wb") as file:
-        file.write(serialize(builder, network, config, log))
+        file.write(serialize(network, config))
     write_record(network, chosen, hashes["weights_hash"], folder)
 
 
@@ -136,10 +137,10 @@ def _compute_capabilities() -> dict[str, Any]:
     return {f"sm_{name[2:]}": value for name, value in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}
 
 
-def _set_architectures(config: Any, architectures: Sequence[str]) -> None:
+def _set_architectures(config: Any, architectures: Sequence[str], log: Any) -> None:
     config.num_compute_capabilities = len(architectures)
     known = _compute_capabilities()
     for index, name in enumerate(architectures):
         if name not in known:
             raise error("B0511", f"TensorRT-RTX does not build for `{name}`", None, f"it does for {', '.join(known)}")
-        config.set_compute_capability(known[name], index)
+        demand(config.set_compute_capability(known[name], index), "B0512", f"build for `{name}`", trt, log)

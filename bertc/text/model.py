@@ -40,8 +40,8 @@ class TextModel:
     """The length of a token's vector."""
     answers: Callable[[Sequence[Array], Sequence[Array], int | None], Iterator[tuple[int, Results]]]
     """Ids and types of sequences, and how many tokens run together -> the results of each with its index."""
-    name_of: Callable[[int], str] = "text {}".format
-    """What a text is called in errors, by its index."""
+    name_of: Callable[[int], str] = lambda index: f"text {index + 1}"
+    """What a text is called in errors, by its index; as lines are, texts are counted from 1."""
     prepare: Callable[[str], str] = str
     """What is done to a text before it is cut into tokens."""
 

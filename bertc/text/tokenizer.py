@@ -107,9 +107,3 @@ def cut_longest_first(texts: Sequence[Pieces], room: int) -> Sequence[Pieces]:
     if len(first) > len(second):
         return [first[: room - kept], second[:kept]]
     return [first[:kept], second[: room - kept]]
-
-
-def cut_second(texts: Sequence[Pieces], room: int) -> Sequence[Pieces]:
-    """A pair that fits into `room`: the second text loses its end."""
-    first, second = texts
-    return [first, second[: max(0, room - len(first))]]

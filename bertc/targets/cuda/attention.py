@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertc.attended import attended
 from bertc.graph import INPUT, Node
 from bertc.ops import rotary_factors
 from bertc.passes.pack_sequences import counts_tokens
@@ -27,68 +28,20 @@ COLUMNS = 1024
 """Entries of a row of scores or of a mask that a program has at once."""
 
 
-@dataclass(frozen=True)
-class Restriction:
-    """What attention adds to its scores, and where it looks."""
-
-    lengths: Place | None
-    """How many keys each sequence has; None for as many as there are columns."""
-    window: int = 0
-    """Keys i places away at most, 2 i ≤ window; 0 for all."""
-    bias: Layout | None = None
-    """[batch, heads, queries, keys]"""
-
-
 def attention(lowering: Lowering, node: Node) -> None:
-    """One kernel, whatever the mask."""
-    query, key, _, mask = node.values
-    restriction = _restriction(lowering, mask)
-    scores = (*lowering.shape(query)[:3], lowering.shape(key)[2])
-    bias = restriction.bias.broadcast(scores) if restriction.bias else None
-    _attend(lowering, node, Restriction(restriction.lengths, restriction.window, bias), None)
-
-
-def packed_attention(lowering: Lowering, node: Node) -> None:
-    """The bias, if any, is a table for all places: each sequence looks at its own corner."""
-    _, _, _, starts, lengths, *table = node.values
-    bias = lowering.layout(table[0]) if table else None
-    if bias is not None:
-        bias = bias.broadcast((1, *bias.shape))
-    window = 0 if table else node.attribute("window")
-    _attend(lowering, node, Restriction(lowering.layout(lengths).place, window, bias), lowering.layout(starts).place)
-
-
-def _restriction(lowering: Lowering, mask: str) -> Restriction:
-    """A mask as lengths, a window and what is added, as far as it is made of those."""
-    graph, node = lowering.graph, lowering.graph.producer(mask)
-    if node.op == "padding_mask":
-        return Restriction(_lengths(lowering, node.values[0]))
-    if node.op == "local_mask" and graph.producer(node.values[0]).op == "padding_mask":
-        lengths = graph.producer(node.values[0]).values[0]
-        return Restriction(_lengths(lowering, lengths), window=node.attribute("window"))
-    if node.op == "add" and len(node.values) == 2:
-        for one, other in (node.values, node.values[::-1]):
-            if graph.producer(one).op == "padding_mask":
-                lengths = graph.producer(one).values[0]
-                return Restriction(_lengths(lowering, lengths), bias=lowering.layout(other))
-    return Restriction(None, bias=lowering.layout(mask))
-
-
-def _lengths(lowering: Lowering, value: str) -> Place:
-    """The lengths that the session counts, or others that the graph computes."""
-    return lowering.input("lengths") if counts_tokens(lowering.graph, value) else lowering.layout(value).place
-
-
-def _attend(lowering: Lowering, node: Node, restriction: Restriction, starts: Place | None) -> None:
-    """The kernel of attention, in several tiles. starts: where packed sequences begin."""
+    """One kernel, whatever the mask, in several tiles; sequences are padded, or packed one behind the other."""
     *_, heads, _, size = lowering.shape(node.values[0])
     if size not in HEAD_SIZES or lowering.shape(node.values[2])[-1] != size:
         sizes = ", ".join(map(str, HEAD_SIZES))
         raise lowering.refusal(
             node, f"the attention kernel takes heads of {sizes}, not {size}; leave out fuse_attention"
         )
+    found = attended(lowering.graph, node)
+    lengths = None if found.lengths is None else _lengths(lowering, found.lengths)
+    bias = None if found.bias is None else _bias(lowering, node, found.bias)
+    starts = None if found.starts is None else lowering.layout(found.starts).place
     row, places = _side_by_side(lowering, node)
-    context, lengths, bias = lowering.buffer(node.key), restriction.lengths, restriction.bias
+    context = lowering.buffer(node.key)
     given: dict[str, Any] = {**dict(zip(("query", "key", "value"), places, strict=True)), "row": row}
     given |= {"lengths": lengths or context, "starts": starts or lengths or context, "context": context}
     given |= {"bias": bias.place if bias else context, "seq": Size(1, ("seq",)), "size": size}
@@ -98,9 +51,24 @@ def _attend(lowering: Lowering, node: Node, restriction: Restriction, starts: Pl
     }
     given |= {"PACKED": starts is not None, "HAS_LENGTHS": lengths is not None, "HAS_BIAS": bias is not None}
     given["GIVEN"] = all(place is None or _is_given(lowering, place.name) for place in (lengths, starts))
-    given |= {"WINDOW": restriction.window, "scale": node.attribute("scale"), "PRECISION": lowering.precision}
+    given |= {"WINDOW": found.window, "scale": node.attribute("scale"), "PRECISION": lowering.precision}
     ways = [_launch(lowering, given, int(heads), *tile) for tile in _tiles(lowering)]
     lowering.step(node.key, *([way] for way in ways))
+
+
+def _bias(lowering: Lowering, node: Node, bias: str) -> Layout:
+    """What is added to the scores: [batch, heads, queries, keys], or a table of which each packed sequence looks at its
+    own corner."""
+    layout = lowering.layout(bias)
+    if node.op != "attention":
+        return layout.broadcast((1, *layout.shape))
+    query, key, *_ = node.values
+    return layout.broadcast((*lowering.shape(query)[:3], lowering.shape(key)[2]))
+
+
+def _lengths(lowering: Lowering, value: str) -> Place:
+    """The lengths that the session counts, or others that the graph computes."""
+    return lowering.input("lengths") if counts_tokens(lowering.graph, value) else lowering.layout(value).place
 
 
 def _is_given(lowering: Lowering, name: str) -> bool:
@@ -238,8 +206,7 @@ def local_mask(lowering: Lowering, node: Node) -> None:
 
 
 LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
-    "attention": attention,
-    **dict.fromkeys(("packed_attention", "packed_biased_attention"), packed_attention),
+    **dict.fromkeys(("attention", "packed_attention", "packed_biased_attention"), attention),
     **dict.fromkeys(("rotary", "packed_rotary"), rotary),
     **dict.fromkeys(("scaled_softmax", "softmax"), scaled_softmax),
     "padding_mask": padding_mask,

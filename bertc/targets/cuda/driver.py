@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -94,8 +95,8 @@ class Device:
             raise error("B0513", message, None, "choose another, or see what CUDA_VISIBLE_DEVICES leaves")
         self._device = self.call("cuDeviceGet", number)
         self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
-        self.enter()
-        self.stream = self.call("cuStreamCreate", self.cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        with self.current():
+            self.stream = self.call("cuStreamCreate", self.cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._memory: set[int] = set()
         self._pinned: set[int] = set()
 
@@ -103,9 +104,15 @@ class Device:
         """As `call` does."""
         return call(name, *arguments)
 
-    def enter(self) -> None:
-        """Make this GPU the calling thread's."""
-        self.call("cuCtxSetCurrent", self._context)
+    @contextmanager
+    def current(self) -> Generator[None]:
+        """This GPU is the calling thread's while the body runs, and behind it the one that was before. Memory,
+        copies, kernels and graphs are for such a body."""
+        self.call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            self.cuda.cuCtxPopCurrent()  # unchecked: what it may report is an earlier launch's, which is known
 
     @property
     def architecture(self) -> str:
@@ -269,15 +276,15 @@ class Device:
 
     def close(self) -> None:
         """Give everything back."""
-        self.enter()
-        self.wait()
-        for address in self._memory:
-            self.call("cuMemFree", address)
-        self._memory.clear()
-        for address in self._pinned:
-            self.call("cuMemFreeHost", address)
-        self._pinned.clear()
-        self.call("cuStreamDestroy", self.stream)
+        with self.current():
+            self.wait()
+            for address in self._memory:
+                self.call("cuMemFree", address)
+            self._memory.clear()
+            for address in self._pinned:
+                self.call("cuMemFreeHost", address)
+            self._pinned.clear()
+            self.call("cuStreamDestroy", self.stream)
         self.call("cuDevicePrimaryCtxRelease", self._device)
 
 

@@ -69,7 +69,7 @@ class Call:
 
 class Session:
     """A plan on a device. `run`, `run_packed`, `phases` and `close` may be called from any thread, one waits for
-    another; everything else is for the thread that made it."""
+    another; everything else is for one thread, while the device is its current one."""
 
     def __init__(self, folder: Path, device: Device) -> None:
         self.device = device
@@ -78,19 +78,19 @@ class Session:
             found = f"but this GPU, {device.name}, is {device.architecture}"
             help = f"build with `--arch {device.architecture}`"
             raise error("B0511", f"the bundle was built for {self.plan.architecture}, {found}", None, help)
-        device.enter()
-        self.functions = {
-            name: device.function(folder / kernel.file, kernel.entry, kernel.shared)
-            for name, kernel in self.plan.kernels.items()
-        }
         content = np.fromfile(folder / WEIGHTS, np.uint8)
-        self.weights = device.allocate(content.nbytes)
-        device.upload(self.weights, content)
+        with device.current():
+            self.functions = {
+                name: device.function(folder / kernel.file, kernel.entry, kernel.shared)
+                for name, kernel in self.plan.kernels.items()
+            }
+            self.weights = device.allocate(content.nbytes)
+            device.upload(self.weights, content)
+            self.blas = Blas(device.allocate(WORKSPACE))
         self.packed = "places" in self.plan.buffers
         """Whether the plan takes sequences one behind the other, with no padding."""
         self.token_outputs = frozenset(name for name, output in self.plan.outputs.items() if _is_per_token(output))
         """The outputs that have an entry for each token."""
-        self.blas = Blas(device.allocate(WORKSPACE))
         self.algorithms = {name: bytes.fromhex(text) for name, text in self.plan.algorithms.items()}
         self._arena, self._arena_size = 0, 0
         self._captured: Captured[tuple[int, ...], Prepared] = Captured(device)
@@ -99,22 +99,19 @@ class Session:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """A padded batch in, every output as float32: `input_ids`, `attention_mask`, `token_type_ids` [batch, seq]."""
-        with self._turn:
-            self.device.enter()
+        with self._turn, self.device.current():
             answers = self._answers(self._call(inputs))
         return padded_again(answers, inputs, self.token_outputs) if self.packed else answers
 
     def run_packed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Sequences one behind the other in, `input_ids` and `token_type_ids` [tokens] and their `lengths` [batch];
         every output as float32, token_outputs [tokens, ...]."""
-        with self._turn:
-            self.device.enter()
+        with self._turn, self.device.current():
             return self._answers(self._packed_call(inputs))
 
     def phases(self, inputs: Mapping[str, Array]) -> Phases:
         """What a call of `run` costs the device."""
-        with self._turn:
-            self.device.enter()
+        with self._turn, self.device.current():
             call = self._call(inputs)
             self._stage(call)
             upload = self.device.milliseconds(lambda: self._upload(call))
@@ -124,8 +121,7 @@ class Session:
 
     def step_times(self, inputs: Mapping[str, Array], runs: int) -> dict[str, float]:
         """Milliseconds of each step in a call of `run`, by name, the mean of several runs."""
-        with self._turn:
-            self.device.enter()
+        with self._turn, self.device.current():
             call = self._call(inputs)
             self._stage(call)
             self._upload(call)
@@ -308,9 +304,9 @@ class Session:
     def close(self) -> None:
         """Give the device's memory back."""
         with self._turn:
-            self.device.enter()
-            self._captured.clear()
-            self.blas.close()
+            with self.device.current():
+                self._captured.clear()
+                self.blas.close()
             self.device.close()
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bertc.errors import BertcError
+from bertc.errors import BertcError, error
 from bertc.graph import Graph
 from bertc.passes.expand_unhosted import Hosts
 from bertc.plugins import PLUGINS as FUSED
@@ -23,12 +23,13 @@ from bertc.targets.tensorrt.build import (
     add_profiles,
     configure,
     layer_information,
-    make_log,
+    make_builder,
     make_monitor,
     serialize,
 )
 from bertc.targets.tensorrt.features import Features
 from bertc.targets.tensorrt.hosting import PLUGIN, Place, hosts_at
+from bertc.targets.tensorrt.log import make_log
 from bertc.targets.tensorrt.lower import Substitute, lower
 from bertc.targets.tensorrt.network import Network
 from bertc.targets.tensorrt.packed import expand_packed_projections
@@ -65,19 +66,19 @@ def write(
     Raises BertcError B0512 with TensorRT's own words when it fails, B0605 for a timing cache that cannot be used.
     """
     chosen = BuildOptions(**options)
-    trt = import_module("tensorrt")
+    trt = _module()
     log = make_log(trt)
-    builder = trt.Builder(log)
+    builder = make_builder(trt, log)
     network = lower_with_plugins(trt, builder, graph, weights, spec, _place(spec.plugins), refit=chosen.refittable)
     config = builder.create_builder_config()
     configure(config, trt, chosen)
-    add_profiles(builder, config, network, spec.shapes)
+    add_profiles(config, network, spec.shapes)
     if progress is not None:
         config.progress_monitor = make_monitor(trt, progress)
     cache = chosen.timing_cache and TimingCache.of(chosen.timing_cache, trt.__version__, _gpu_here())
     if cache:
         cache.load(config)
-    plan = serialize(builder, network, config, log)
+    plan = serialize(network, config)
     if cache:
         cache.save(config)
     with (folder / FILE).open("wb") as file:
@@ -113,7 +114,7 @@ def open_session(folder: Path, names: Mapping[str, str], device: int = 0, stream
 
     Raises BertcError B0513 without that GPU, or with TensorRT's own words when it does not load the engine.
     """
-    trt = import_module("tensorrt")
+    trt = _module()
     if not Features.of(trt).ahead_of_time_plugins:
         creators(trt)  # a plan may name plugins, which have to be known before it is loaded
     return open_engine(trt, folder / FILE, names, device, streams)
@@ -131,11 +132,20 @@ def refit(
 ) -> None:
     """Write the engine of the bundle `old` with other weights into a folder. Raises BertcError as `refit_plan` does."""
     del names, precision
-    refit_plan(import_module("tensorrt"), graph, weights, old, folder, FILE, hashes)
+    refit_plan(_module(), graph, weights, old, folder, FILE, hashes)
+
+
+def _module() -> Any:
+    """TensorRT's. Raises BertcError B0501 for one that lacks what bertc calls."""
+    trt = import_module("tensorrt")
+    if not Features.of(trt).scratch_of_profiles:
+        message = f"target `tensorrt` needs TensorRT 10.12 or later, but {trt.__version__} is installed"
+        raise error("B0501", message, None, "pip install 'bertc[tensorrt]'")
+    return trt
 
 
 def _place(plugins: tuple[str, ...]) -> Place:
-    return Place(Features.of(import_module("tensorrt")), _architecture_here() or USUAL_ARCHITECTURE, plugins)
+    return Place(Features.of(_module()), _architecture_here() or USUAL_ARCHITECTURE, plugins)
 
 
 def _architecture_here() -> int | None:

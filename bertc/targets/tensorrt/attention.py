@@ -7,10 +7,10 @@ value where one product has left them side by side, so that neither a mask nor a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from bertc.attended import attended
 from bertc.graph import Graph, Node
 from bertc.targets.tensorrt.declarations import Launch, Plugin, Shape, Tactic, volume
 from bertc.types import Dim
@@ -25,55 +25,14 @@ FLOAT32_TILES = ((32, 32, 1, 4), (16, 16, 1, 4))
 """QUERIES, KEYS, STAGES and warps of the kernel; those that want too much shared memory are no tactics."""
 
 
-@dataclass(frozen=True)
-class Attended:
-    """What attention reads, as values of the graph."""
-
-    columns: tuple[str, ...]
-    """Query, key and value, or the one value in which they are side by side."""
-    starts: str | None = None
-    """Where packed sequences begin; None for padded ones."""
-    lengths: str | None = None
-    """How many keys each sequence has; None for as many as there are."""
-    bias: str | None = None
-    """What is added to the scores, [..., queries, keys]."""
-    window: int = 0
-    """Keys i places away at most, 2 i ≤ window; 0 for all."""
-
-    @property
-    def name(self) -> str:
-        return _name(self.starts is not None, self.lengths is not None, self.bias is not None, len(self.columns) == 1)
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """In the order of the plugin's inputs."""
-        return (*self.columns, *(value for value in (self.starts, self.lengths, self.bias) if value is not None))
-
-
-def attended(graph: Graph, node: Node) -> Attended:
-    """What a node of attention reads, padded or packed."""
-    columns = _columns(graph, node.values[:3])
-    if node.op == "attention":
-        return _masked(graph, columns, node.values[3])
-    starts, lengths, *bias = node.values[3:]
-    if bias:
-        return Attended(columns, starts, lengths, bias=bias[0])
-    return Attended(columns, starts, lengths, window=node.attribute("window"))
-
-
-def _masked(graph: Graph, columns: tuple[str, ...], mask: str) -> Attended:
-    """A mask as lengths, a window and a bias, as far as it is made of those."""
-    node = graph.producer(mask)
-    if node.op == "padding_mask":
-        return Attended(columns, lengths=node.values[0])
-    if node.op == "local_mask" and graph.producer(node.values[0]).op == "padding_mask":
-        lengths = graph.producer(node.values[0]).values[0]
-        return Attended(columns, lengths=lengths, window=node.attribute("window"))
-    if node.op == "add" and len(node.values) == 2:
-        for padding, bias in (node.values, node.values[::-1]):
-            if graph.producer(padding).op == "padding_mask":
-                return Attended(columns, lengths=graph.producer(padding).values[0], bias=bias)
-    return Attended(columns, bias=mask)
+def plugin_of(graph: Graph, node: Node) -> tuple[str, tuple[str, ...]]:
+    """The name of the plugin that computes a node of attention, and the values of the graph that it reads, in the order
+    of its inputs."""
+    columns, found = _columns(graph, node.values[:3]), attended(graph, node)
+    others = (found.starts, found.lengths, found.bias)
+    packed, lengths, bias = (value is not None for value in others)
+    operands = (*columns, *(value for value in others if value is not None))
+    return _name(packed, lengths, bias, len(columns) == 1), operands
 
 
 def _columns(graph: Graph, heads: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bertc.errors import error
 from bertc.shapes import Profile
+from bertc.targets.tensorrt.log import constructed, demand
 from bertc.targets.tensorrt.network import Network
 from bertc.types import bind_sizes
 
@@ -45,6 +46,13 @@ class BuildOptions:
         return self.refit or self.strip_weights
 
 
+def make_builder(trt: Any, log: Any) -> Any:
+    """TensorRT's builder. Raises BertcError B0512 with its own words where it gives none, as without a GPU."""
+    builder = constructed(trt.Builder, log)
+    demand(builder is not None, "B0512", "make a builder", trt, log, "build on a machine with the GPU that it is for")
+    return builder
+
+
 def configure(config: Any, trt: Any, options: BuildOptions) -> None:
     """Set everything that is chosen."""
     if options.workspace is not None:
@@ -70,13 +78,15 @@ def _flags(options: BuildOptions) -> list[str]:
     return [name for name, wanted in chosen.items() if wanted]
 
 
-def add_profiles(builder: Any, config: Any, network: Network, profiles: tuple[Profile, ...]) -> None:
+def add_profiles(config: Any, network: Network, profiles: tuple[Profile, ...]) -> None:
     """An optimization profile for each range of batch and sequence.
 
     Packed sequences have as many tokens as the largest shape at most, and no fewer than one for each sequence.
+
+    Raises BertcError B0512 with TensorRT's own words for one that it does not take.
     """
     for profile in profiles:
-        made = builder.create_optimization_profile()
+        made = network.builder.create_optimization_profile()
         batch, seq = profile.batch, profile.seq
         ends = [
             {"batch": batch.smallest, "seq": seq.smallest, "tokens": batch.smallest},
@@ -86,15 +96,13 @@ def add_profiles(builder: Any, config: Any, network: Network, profiles: tuple[Pr
         for index, node in enumerate(network.graph.inputs):
             shapes = [bind_sizes(node.types[0].shape, sizes) for sizes in ends]
             made.set_shape(network.definition.get_input(index).name, *shapes)
-        config.add_optimization_profile(made)
+        network.demand(config.add_optimization_profile(made) >= 0, f"take {profile}")
 
 
-def serialize(builder: Any, network: Network, config: Any, log: Any) -> Any:
+def serialize(network: Network, config: Any) -> Any:
     """The engine as bytes. Raises BertcError B0512 with what TensorRT said when it could not be built."""
-    plan = builder.build_serialized_network(network.definition, config)
-    if plan is None:
-        message = f"{network.trt.__name__} could not build the engine: {log.worst()}"
-        raise error("B0512", message, None, "try another precision")
+    plan = network.builder.build_serialized_network(network.definition, config)
+    network.demand(plan is not None, "build the engine", "try another precision")
     return plan
 
 
@@ -109,33 +117,14 @@ def layer_information(trt: Any, plan: Any, log: Any) -> str:
 
 def load(trt: Any, plan: Any, log: Any) -> Any:
     """The engine that a plan is. Raises BertcError B0513 with TensorRT's own words when it does not take it."""
-    runtime = trt.Runtime(log)
+    runtime = constructed(trt.Runtime, log)
+    demand(runtime is not None, "B0513", "start", trt, log)
     runtime.engine_host_code_allowed = True  # engines for later versions carry the code that runs them
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         message = f"{trt.__name__} {trt.__version__} does not load the engine: {log.worst()}"
         raise error("B0513", message, None, "build the bundle on this machine, with this version")
     return engine
-
-
-def make_log(trt: Any) -> Any:
-    """A logger that keeps the errors, so that a failure can tell its reason: `worst()`, the first since the last."""
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(msg)
-
-        def worst(self) -> str:
-            found = self.errors[0] if self.errors else "it gave no reason"
-            self.errors.clear()
-            return found
-
-    return Log()
 
 
 def make_monitor(trt: Any, progress: Progress) -> Any:

@@ -1,8 +1,8 @@
 """What differs between versions of TensorRT, told by what its module has and never by its number.
 
-10.12 has add_normalization and no attention; 10.14 adds add_attention; later come add_normalization_v2, then
-add_attention_v2 with IAttention.key_value_lengths. 11 has no weak typing left and therefore no flag for strong typing.
-TensorRT for RTX has the classes of 11 and no plugins.
+10.12 has add_normalization and no attention; 10.14 adds add_attention, and refitted engines that can be refitted again;
+10.15 adds add_normalization_v2; 11 has add_attention_v2 with IAttention.key_value_lengths, no weak typing any more, and
+therefore no flag for strong typing. TensorRT for RTX has the classes of 11 and no plugins.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ class Features:
     """`tensorrt.plugin` embeds a kernel's PTX in the engine."""
     python_plugins: bool
     """IPluginV3 can be implemented in Python."""
+    scratch_of_profiles: bool
+    """An engine tells how much memory a profile computes in: what is older than TensorRT 10.1 does not run here."""
+    refit_again: bool
+    """An engine that was refitted keeps the names of its weights when it is written."""
 
     @classmethod
     def of(cls, trt: Any) -> Features:
@@ -40,4 +44,6 @@ class Features:
             packed_attention=hasattr(trt, "AttentionIOForm") and hasattr(trt, "QuickPluginCreationRequest"),
             ahead_of_time_plugins=hasattr(trt, "QuickPluginCreationRequest"),
             python_plugins=hasattr(trt, "IPluginV3OneRuntime"),
+            scratch_of_profiles=hasattr(trt.ICudaEngine, "get_device_memory_size_for_profile_v2"),
+            refit_again=hasattr(trt.SerializationFlag, "INCLUDE_REFIT"),
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bertc.attended import attended
 from bertc.errors import error
 from bertc.graph import Graph, Node
 from bertc.passes.expand_unhosted import EXPANDED, Choice, Hosts
 from bertc.plugins import PACKED
-from bertc.targets.tensorrt.attention import ATTENTION_OPS, attended
+from bertc.targets.tensorrt.attention import ATTENTION_OPS
 from bertc.targets.tensorrt.features import Features
 from bertc.targets.tensorrt.packed import is_packed_projection
 

@@ -26,7 +26,7 @@ def elementwise(operation: str) -> Lowering:
 def activation(kind: str) -> Lowering:
     def lower(network: Network, node: Node) -> None:
         x = network.tensors[node.values[0]]
-        network.give(node, network.definition.add_activation(x, getattr(network.trt.ActivationType, kind)))
+        network.give(node, network.add("activation", x, getattr(network.trt.ActivationType, kind)))
 
     return lower
 
@@ -35,17 +35,17 @@ def matmul(network: Network, node: Node) -> None:
     rank, element = len(node.types[0].shape), node.types[0].element
     x, y = (network.operand(value, rank, element) for value in node.inputs)
     none = network.trt.MatrixOperation.NONE
-    network.give(node, network.definition.add_matrix_multiply(x, none, y, none))
+    network.give(node, network.add("matrix_multiply", x, none, y, none))
 
 
 def transpose(network: Network, node: Node) -> None:
-    layer = network.definition.add_shuffle(network.tensors[node.values[0]])
+    layer = network.add("shuffle", network.tensors[node.values[0]])
     layer.first_transpose = network.trt.Permutation(node.attribute("axes"))
     network.give(node, layer)
 
 
 def reshape(network: Network, node: Node) -> None:
-    layer = network.definition.add_shuffle(network.tensors[node.values[0]])
+    layer = network.add("shuffle", network.tensors[node.values[0]])
     layer.set_input(1, network.sizes(node.key, node.types[0].shape))
     network.give(node, layer)
 
@@ -69,27 +69,27 @@ def slice(network: Network, node: Node) -> None:
 def select(network: Network, node: Node) -> None:
     index = network.constant(f"index.{node.attribute('index')}", np.array(node.attribute("index")), "i32")
     axis = len(network.graph.type_of(node.values[0]).shape) + node.attribute("axis")
-    network.give(node, network.definition.add_gather(network.tensors[node.values[0]], index, axis))
+    network.give(node, network.add("gather", network.tensors[node.values[0]], index, axis))
 
 
 def sum(network: Network, node: Node) -> None:
     axis = len(network.graph.type_of(node.values[0]).shape) + node.attribute("axis")
     tensor = network.tensors[node.values[0]]
-    network.give(node, network.definition.add_reduce(tensor, network.trt.ReduceOperation.SUM, 1 << axis, False))
+    network.give(node, network.add("reduce", tensor, network.trt.ReduceOperation.SUM, 1 << axis, False))
 
 
 def embedding(network: Network, node: Node) -> None:
     table = network.operand(node.inputs[0], 2, node.types[0].element)
-    network.give(node, network.definition.add_gather(table, network.tensors[node.values[1]], 0))
+    network.give(node, network.add("gather", table, network.tensors[node.values[1]], 0))
 
 
 def cast(network: Network, node: Node) -> None:
     x = network.tensors[node.values[0]]
-    network.give(node, network.definition.add_cast(x, network.type(node.attribute("element"))))
+    network.give(node, network.add("cast", x, network.type(node.attribute("element"))))
 
 
 def softmax(network: Network, node: Node) -> None:
-    layer = network.definition.add_softmax(network.tensors[node.values[0]])
+    layer = network.add("softmax", network.tensors[node.values[0]])
     layer.axes = 1 << (len(node.types[0].shape) - 1)
     network.give(node, layer)
 
@@ -101,17 +101,17 @@ def layer_norm(network: Network, node: Node) -> None:
 
 
 def _normalization(network: Network, node: Node, x: Any, scale: Operand, bias: Operand) -> Any:
-    rank, element, definition = len(node.types[0].shape), node.types[0].element, network.definition
+    rank, element = len(node.types[0].shape), node.types[0].element
     factor, added = (network.operand(value, rank, element) for value in (scale, bias))
-    add = definition.add_normalization_v2 if network.features.normalization_v2 else definition.add_normalization
-    layer = add(x, factor, added, 1 << (rank - 1))
+    kind = "normalization_v2" if network.features.normalization_v2 else "normalization"
+    layer = network.add(kind, x, factor, added, 1 << (rank - 1))
     layer.epsilon = node.attribute("eps")
     return layer
 
 
 def silu(network: Network, node: Node) -> None:
     x = network.tensors[node.values[0]]
-    sigmoid = network.definition.add_activation(x, network.trt.ActivationType.SIGMOID)
+    sigmoid = network.add("activation", x, network.trt.ActivationType.SIGMOID)
     gate = network.name(sigmoid, f"{node.key}.sigmoid")
     network.keep(node.key, network.combine(node.key, "PROD", x, gate))
 
@@ -120,12 +120,12 @@ def padding_mask(network: Network, node: Node) -> None:
     """Places below a length, out of a table of all places: [batch, 1, 1, seq]."""
     element = node.types[0].element
     places = network.places(node.attribute("size"), (1, 1, 1, -1), "i32")
-    lengths = network.definition.add_shuffle(network.tensors[node.values[0]])
+    lengths = network.add("shuffle", network.tensors[node.values[0]])
     lengths.set_input(1, network.sizes(f"{node.key}.lengths", (node.types[0].shape[0], 1, 1, 1)))
     column = network.name(lengths, f"{node.key}.lengths")
     inside = network.combine(f"{node.key}.inside", "LESS", places, column)
     zero, masked = (network.operand(value, 4, element) for value in (0.0, -10000.0))
-    network.give(node, network.definition.add_select(inside, zero, masked))
+    network.give(node, network.add("select", inside, zero, masked))
 
 
 def local_mask(network: Network, node: Node) -> None:
@@ -138,7 +138,7 @@ def local_mask(network: Network, node: Node) -> None:
     beyond = network.operand(farthest**2 + 1, len(shape), "i32")
     near = network.combine(f"{key}.near", "LESS", squares, beyond)
     far = network.operand(-10000.0, len(shape), element)
-    network.give(node, network.definition.add_select(near, network.tensors[node.values[0]], far))
+    network.give(node, network.add("select", near, network.tensors[node.values[0]], far))
 
 
 def take_along(network: Network, node: Node) -> None:
@@ -147,7 +147,7 @@ def take_along(network: Network, node: Node) -> None:
     columns = network.operand(node.inputs[1], rank, "i32")
     indices = network.cut(f"{node.key}.columns", columns, (0,) * rank, shape, (*(0,) * (rank - 2), 1, 1))
     x = network.tensors[node.values[0]]
-    layer = network.definition.add_gather_v2(x, indices, network.trt.GatherMode.ELEMENT)
+    layer = network.add("gather_v2", x, indices, network.trt.GatherMode.ELEMENT)
     layer.axis = rank - 1
     network.give(node, layer)
 
@@ -158,7 +158,7 @@ def rotary(network: Network, node: Node) -> None:
     half, start = int(shape[-1]) // 2, (0,) * (len(shape) - 1)
     left = network.cut(f"{key}.left", x, (*start, 0), (*shape[:-1], half))
     right = network.cut(f"{key}.right", x, (*start, half), (*shape[:-1], half))
-    halves = network.definition.add_concatenation([right, left])
+    halves = network.add("concatenation", [right, left])
     halves.axis = len(shape) - 1
     swapped = network.name(halves, f"{key}.swapped")
     cosines, sines = _turns(network, node)
@@ -178,13 +178,13 @@ def _turns(network: Network, node: Node) -> tuple[Any, Any]:
         rows = _places_of(network, node) if node.op == "packed_rotary" else network.places(seq, (*ones, -1, 1), "f32")
         steps = network.constant(f"{name}.steps", frequencies, "f32")
         angles = network.combine(f"{name}.angles", "PROD", rows, steps)
-        operations, add = network.trt.UnaryOperation, network.definition.add_unary
-        turned = network.name(add(angles, operations.SIN), f"{name}.turned")
+        operations = network.trt.UnaryOperation
+        turned = network.name(network.add("unary", angles, operations.SIN), f"{name}.turned")
         sign = network.constant(f"{name}.signs", signs, "f32")
         signed = network.combine(f"{name}.signed", "PROD", turned, sign)
-        cosine = network.name(add(angles, operations.COS), f"{name}.cosine")
+        cosine = network.name(network.add("unary", angles, operations.COS), f"{name}.cosine")
         for part, tensor in (("cosines", cosine), ("sines", signed)):
-            typed = network.definition.add_cast(tensor, network.type(element))
+            typed = network.add("cast", tensor, network.type(element))
             network.tensors[f"{name}.{part}"] = network.name(typed, f"{name}.{part}")
     return network.tensors[f"{name}.cosines"], network.tensors[f"{name}.sines"]
 
@@ -193,9 +193,9 @@ def _places_of(network: Network, node: Node) -> Any:
     """The places of packed tokens as numbers to multiply with: [1, tokens, 1]."""
     places, name = node.values[1], f"{node.values[1]}.f32"
     if name not in network.tensors:
-        column = network.definition.add_shuffle(network.tensors[places])
+        column = network.add("shuffle", network.tensors[places])
         column.set_input(1, network.sizes(f"{name}.column", (1, node.types[0].shape[-2], 1)))
-        cast = network.definition.add_cast(network.name(column, f"{name}.column"), network.type("f32"))
+        cast = network.add("cast", network.name(column, f"{name}.column"), network.type("f32"))
         network.tensors[name] = network.name(cast, name)
     return network.tensors[name]
 
@@ -209,7 +209,7 @@ def packed_embed_norm(network: Network, node: Node) -> None:
     total = None
     for name, table, index in zip(("words", "places", "types"), tables, (ids, shifted, *types), strict=False):
         rows = network.tensors[index] if isinstance(index, str) else index
-        found = network.definition.add_gather(network.operand(table, 2, element), rows, 0)
+        found = network.add("gather", network.operand(table, 2, element), rows, 0)
         row = network.name(found, f"{node.key}.{name}.rows")
         total = row if total is None else network.combine(f"{node.key}.{name}.sum", "SUM", total, row)
     if node.results[1] != UNUSED:
@@ -219,7 +219,7 @@ def packed_embed_norm(network: Network, node: Node) -> None:
 
 def first_tokens(network: Network, node: Node) -> None:
     x, starts = (network.tensors[value] for value in node.values)
-    network.give(node, network.definition.add_gather(x, starts, 0))
+    network.give(node, network.add("gather", x, starts, 0))
 
 
 def attention(network: Network, node: Node) -> None:
@@ -250,13 +250,14 @@ def packed_attention(network: Network, node: Node) -> None:
 
 
 def _scaled_query(network: Network, node: Node, query: Any) -> Any:
-    scale = network.operand(node.attribute("scale"), len(query.shape), node.types[0].element)
+    rank, element = len(network.graph.type_of(node.values[0]).shape), node.types[0].element
+    scale = network.operand(node.attribute("scale"), rank, element)
     return network.combine(f"{node.key}.scaled_query", "PROD", query, scale)
 
 
 def _merge_heads(network: Network, node: Node, context: Any, axes: tuple[int, ...]) -> None:
     """The context as the node has it, its axes in the order [..., tokens, heads, size] at first."""
-    merged = network.definition.add_shuffle(context)
+    merged = network.add("shuffle", context)
     merged.first_transpose = network.trt.Permutation(axes)
     merged.set_input(1, network.sizes(node.key, node.types[0].shape))
     network.give(node, merged)
@@ -264,7 +265,7 @@ def _merge_heads(network: Network, node: Node, context: Any, axes: tuple[int, ..
 
 def _tokens_first(network: Network, value: str) -> Any:
     """[heads, tokens, size] -> [tokens, heads, size]."""
-    layer = network.definition.add_shuffle(network.tensors[value])
+    layer = network.add("shuffle", network.tensors[value])
     layer.first_transpose = network.trt.Permutation((1, 0, 2))
     return network.name(layer, f"{value}.tokens")
 
@@ -274,9 +275,9 @@ def _ends(network: Network, lengths: str) -> Any:
     name, trt = f"{lengths}.ends", network.trt
     if name not in network.tensors:
         axis = network.constant("axis.0", np.array(0), "i32")
-        add, sums = network.definition.add_cumulative, trt.CumulativeOperation.SUM
-        ends = network.name(add(network.tensors[lengths], axis, sums, False, False), f"{name}.sums")
-        layer = network.definition.add_concatenation([network.constant("begin", np.zeros(1), "i32"), ends])
+        sums = network.add("cumulative", network.tensors[lengths], axis, trt.CumulativeOperation.SUM, False, False)
+        ends = network.name(sums, f"{name}.sums")
+        layer = network.add("concatenation", [network.constant("begin", np.zeros(1), "i32"), ends])
         network.tensors[name] = network.name(layer, name)
     return network.tensors[name]
 
@@ -284,8 +285,8 @@ def _ends(network: Network, lengths: str) -> Any:
 def _add_attention(network: Network, query: Any, key: Any, value: Any) -> Any:
     softmax = network.trt.AttentionNormalizationOp.SOFTMAX
     if network.features.attention_v2:
-        return network.definition.add_attention_v2(query, key, value, softmax, network.trt.CausalMaskKind.NONE)
-    return network.definition.add_attention(query, key, value, softmax, False)
+        return network.add("attention_v2", query, key, value, softmax, network.trt.CausalMaskKind.NONE)
+    return network.add("attention", query, key, value, softmax, False)
 
 
 def _mask_of_every_query(network: Network, node: Node) -> Any:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from bertc.errors import error
 from bertc.shapes import Profile, Range
 from bertc.targets.packing import LENGTHS, PER_SEQUENCE, PLACES
-from bertc.targets.tensorrt.build import load, make_log
+from bertc.targets.tensorrt.build import load
 from bertc.targets.tensorrt.fitting import Fit
+from bertc.targets.tensorrt.log import demand, make_log
 from bertc.targets.tensorrt.network import ELEMENTS
 
 
@@ -127,5 +127,4 @@ class Loaded:
 
     def demand(self, done: bool, what: str) -> None:
         """Raises BertcError B0515 with TensorRT's own words when it did not do something."""
-        if not done:
-            raise error("B0515", f"{self.trt.__name__} could not {what}: {self.log.worst()}")
+        demand(done, "B0515", what, self.trt, self.log)

@@ -14,7 +14,6 @@ from bertc.graph import INPUT, Graph
 from bertc.reference import Weights
 from bertc.spec import Spec
 from bertc.spec_fields import INPUT_NAMES
-from bertc.targets.tensorrt.features import Features
 from bertc.targets.tensorrt.layers import LOWERINGS
 from bertc.targets.tensorrt.network import Network
 
@@ -39,15 +38,18 @@ def lower(
     refit: bool = False,
 ) -> Network:
     """The network definition of a graph, and the arrays that must outlive the build; `plugins` by node. What nobody
-    reads is left out. With `refit` each array has a name that it can be replaced by."""
-    network = Network(trt, builder.create_network(_creation_flags(trt)), graph, weights, refit)
+    reads is left out. With `refit` each array has a name that it can be replaced by.
+
+    Raises BertcError B0512 with TensorRT's own words for a layer that it does not take.
+    """
+    network = Network(trt, builder, graph, weights, refit)
     inputs = dict(zip(INPUT_NAMES["hugging_face"], INPUT_NAMES[spec.input_names], strict=True))
     needed = _needed(graph, plugins)
     for node in graph:
         if node.op == INPUT:
             shape = tuple(-1 if isinstance(size, str) else size for size in node.types[0].shape)
             name, element = inputs.get(node.key, node.key), network.type(node.types[0].element)
-            network.tensors[node.key] = network.definition.add_input(name, element, shape)
+            network.tensors[node.key] = network.add("input", name, element, shape)
         elif node.key in plugins:
             plugins[node.key].add(network)
         elif not graph.is_constant(node.key) and not needed.isdisjoint(node.results):
@@ -64,9 +66,3 @@ def _needed(graph: Graph, plugins: Mapping[str, Substitute]) -> set[str]:
         if not needed.isdisjoint(node.results):
             needed.update(plugins[node.key].reads if node.key in plugins else node.values)
     return needed
-
-
-def _creation_flags(trt: Any) -> int:
-    if not Features.of(trt).weak_typing:
-        return 0
-    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

@@ -12,6 +12,7 @@ from bertc.graph import Graph, Node, Operand
 from bertc.ops import Array
 from bertc.reference import Weights, constant
 from bertc.targets.tensorrt.features import Features
+from bertc.targets.tensorrt.log import demand
 from bertc.types import Dim, Shape
 
 ELEMENTS: dict[str, tuple[str, Any]] = {
@@ -31,11 +32,11 @@ LONGEST = 1 << 15
 class Network:
     """An INetworkDefinition and what has been put into it so far."""
 
-    def __init__(self, trt: Any, definition: Any, graph: Graph, weights: Weights, refit: bool) -> None:
-        self.trt = trt
+    def __init__(self, trt: Any, builder: Any, graph: Graph, weights: Weights, refit: bool) -> None:
+        self.trt, self.builder = trt, builder
         self.refit = refit
         self.features = Features.of(trt)
-        self.definition = definition
+        self.definition = builder.create_network(self._flags())
         self.graph = graph
         self.weights = weights
         self.tensors: dict[str, Any] = {}
@@ -47,6 +48,19 @@ class Network:
     def type(self, element: str) -> Any:
         """TensorRT's own value for an element type."""
         return getattr(self.trt, ELEMENTS[element][0])
+
+    def add(self, kind: str, *operands: Any) -> Any:
+        """A layer or an input: INetworkDefinition.add_softmax(x) is `add("softmax", x)`.
+
+        Raises BertcError B0512 with TensorRT's own words when it adds none.
+        """
+        added = getattr(self.definition, f"add_{kind}")(*operands)
+        self.demand(added is not None, f"add `{kind}` to the network")
+        return added
+
+    def demand(self, done: bool, what: str, help: str | None = None) -> None:
+        """Raises BertcError B0512 with TensorRT's own words when it did not do something."""
+        demand(done, "B0512", what, self.trt, self.builder.logger, help)
 
     def name(self, layer: Any, value: str) -> Any:
         """The layer's result, the layer named like the value."""
@@ -67,9 +81,9 @@ class Network:
             stored = np.ascontiguousarray(array.astype(ELEMENTS[element][1])).reshape(array.shape)
             self.arrays[name] = stored
             weights = self.trt.Weights(self.type(element), stored.ctypes.data, stored.size)
-            self.tensors[name] = self.name(self.definition.add_constant(stored.shape, weights), name)
+            self.tensors[name] = self.name(self.add("constant", stored.shape, weights), name)
             if self.refit:  # weights have a name once a layer has them
-                self.definition.set_weights_name(weights, name)
+                self.demand(self.definition.set_weights_name(weights, name), f"name the weights `{name}`")
         return self.tensors[name]
 
     def operand(self, value: Operand, rank: int, element: str) -> Any:
@@ -87,7 +101,7 @@ class Network:
             return self.tensors[value]
         name = f"{value}.{rank}"
         if name not in self.tensors:
-            layer = self.definition.add_shuffle(self.tensors[value])
+            layer = self.add("shuffle", self.tensors[value])
             layer.reshape_dims = (*missing, *(0 for _ in type.shape))
             layer.zero_is_placeholder = False
             layer.set_input(1, self.sizes(name, missing + type.shape))
@@ -111,25 +125,25 @@ class Network:
             return self.constant(f"size.{size}", np.array([size]), "i64")
         if f"size.{size}" not in self.tensors:
             given = next(node for node in self.graph.inputs if size in node.types[0].shape)
-            shape = self.name(self.definition.add_shape(self.tensors[given.key]), f"size.{size}.shape")
+            shape = self.name(self.add("shape", self.tensors[given.key]), f"size.{size}.shape")
             axis = given.types[0].shape.index(size)
-            layer = self.definition.add_slice(shape, (axis,), (1,), (1,))
+            layer = self.add("slice", shape, (axis,), (1,), (1,))
             self.tensors[f"size.{size}"] = self.name(layer, f"size.{size}")
         return self.tensors[f"size.{size}"]
 
     def sizes(self, name: str, shape: Shape) -> Any:
         """A shape as a tensor of i64."""
-        layer = self.definition.add_concatenation([self.size(size) for size in shape])
+        layer = self.add("concatenation", [self.size(size) for size in shape])
         return self.name(layer, f"{name}.shape")
 
     def combine(self, name: str, operation: str, x: Any, y: Any) -> Any:
         """x and y joined by an ElementWiseOperation, entry by entry."""
-        return self.name(self.definition.add_elementwise(x, y, getattr(self.trt.ElementWiseOperation, operation)), name)
+        return self.name(self.add("elementwise", x, y, getattr(self.trt.ElementWiseOperation, operation)), name)
 
     def cut(self, name: str, tensor: Any, starts: tuple[int, ...], shape: Shape, steps: tuple[int, ...] = ()) -> Any:
         """A piece of a tensor, of that shape from `starts` on; a step of 0 repeats one entry."""
         ones = (1,) * len(shape)
-        layer = self.definition.add_slice(tensor, starts, ones, steps or ones)
+        layer = self.add("slice", tensor, starts, ones, steps or ones)
         layer.set_input(2, self.sizes(name, shape))
         self.tensors[name] = self.name(layer, name)
         return self.tensors[name]
@@ -146,6 +160,10 @@ class Network:
         """The value is the network's output of that name."""
         tensor = self.tensors[value]
         if tensor.is_network_output:
-            tensor = self.name(self.definition.add_identity(tensor), f"{name}.output")
+            tensor = self.name(self.add("identity", tensor), f"{name}.output")
         tensor.name = name
         self.definition.mark_output(tensor)
+
+    def _flags(self) -> int:
+        """Strong typing: 10 has a flag for it, 11 has nothing else."""
+        return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if self.features.weak_typing else 0

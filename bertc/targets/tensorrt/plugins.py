@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertc.graph import UNUSED, Graph, Node
-from bertc.targets.tensorrt.attention import ATTENTION_OPS, ATTENTIONS, attended, attributes_of
+from bertc.targets.tensorrt.attention import ATTENTION_OPS, ATTENTIONS, attributes_of, plugin_of
 from bertc.targets.tensorrt.declarations import Launch, Plugin, Shape, Tactic, volume
 
 
@@ -109,8 +109,8 @@ class Use:
 def use_of(graph: Graph, node: Node, longest: int) -> Use:
     """The plugin that computes a node, and what it is given; sequences have at most `longest` tokens."""
     if node.op in ATTENTION_OPS:
-        found = attended(graph, node)
-        return Use(DECLARED[found.name], found.operands, attributes_of(graph, node, longest))
+        name, operands = plugin_of(graph, node)
+        return Use(DECLARED[name], operands, attributes_of(graph, node, longest))
     plugin = DECLARED[_with_sum(node.op, len(used_results(node)))]
     n = int(graph.type_of(node.values[0]).shape[-1])
     fixed = {name: kind(node.attribute(name)) for name, kind in plugin.attributes.items() if name != "n"}

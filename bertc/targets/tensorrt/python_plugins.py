@@ -78,7 +78,7 @@ def add_python_plugin(network: Network, node: Node, use: Use, architecture: int)
     fields = trt.PluginFieldCollection([_field(trt, SETTINGS, settings.encode())])
     creator = creators(trt)[use.plugin.name]
     plugin = creator.create_plugin(use.plugin.name, fields, trt.TensorRTPhase.BUILD)
-    layer = network.definition.add_plugin_v3(network.operands(use.operands), [], plugin)
+    layer = network.add("plugin_v3", network.operands(use.operands), [], plugin)
     network.give_results(layer, node.key, used_results(node))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from bertc.errors import error
 from bertc.graph import Graph
 from bertc.ops import Array
 from bertc.reference import Weights, constant
-from bertc.targets.tensorrt.build import BuildOptions, load, make_log
+from bertc.targets.tensorrt.build import BuildOptions, load
+from bertc.targets.tensorrt.features import Features
+from bertc.targets.tensorrt.log import constructed, demand, make_log
 from bertc.targets.tensorrt.network import ELEMENTS, Network
 
 RECORD, CONSTANTS = "refit.json", "constants.npz"
@@ -90,25 +93,28 @@ def refit_plan(
 def _refitted(trt: Any, plan: bytes, arrays: Mapping[str, Array]) -> bytes:
     log = make_log(trt)
     engine = load(trt, plan, log)
-
-    def demand(done: bool, what: str) -> None:
-        if not done:
-            raise error("B0515", f"{trt.__name__} could not {what}: {log.worst()}")
-
-    refitter = trt.Refitter(engine, log)
+    if not engine.refittable:
+        message = "the engine takes no more weights: TensorRT before 10.14 keeps none refittable that was refitted"
+        raise error("B0516", message, None, "build the bundle again from the new checkpoint, with `--refit`")
+    required = partial(demand, code="B0515", trt=trt, log=log)
+    refitter = constructed(trt.Refitter, engine, log)
+    required(refitter is not None, what="make a refitter")
     types = {np.dtype(dtype): getattr(trt, name) for name, dtype in ELEMENTS.values()}
     for name in refitter.get_all_weights():
         if name in arrays:
             array = arrays[name]
             given = trt.Weights(types[array.dtype], array.ctypes.data, array.size)
-            demand(refitter.set_named_weights(name, given), f"take `{name}`")
+            required(refitter.set_named_weights(name, given), what=f"take `{name}`")
     missing = refitter.get_missing_weights()
     if missing:
         raise error("B0516", f"the engine needs {len(missing)} weights that its record has not, such as `{missing[0]}`")
-    demand(refitter.refit_cuda_engine(), "refit the engine")
+    required(refitter.refit_cuda_engine(), what="refit the engine")
     config = engine.create_serialization_config()
-    config.set_flag(trt.SerializationFlag.INCLUDE_REFIT)
-    return bytes(engine.serialize_with_config(config))
+    if Features.of(trt).refit_again:
+        config.set_flag(trt.SerializationFlag.INCLUDE_REFIT)
+    refitted = engine.serialize_with_config(config)
+    required(refitted is not None, what="write the engine")
+    return bytes(refitted)
 
 
 def _arrays(record: Record, graph: Graph, weights: Weights, folder: Path) -> dict[str, Array]:

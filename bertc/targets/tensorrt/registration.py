@@ -46,7 +46,7 @@ def add_plugin(network: Network, node: Node, use: Use, architecture: int) -> Non
     register(trtp)
     settings = json.dumps({**use.attributes, "architecture": architecture})
     create = getattr(getattr(trtp.op, NAMESPACE), use.plugin.name)
-    layer = network.definition.add_plugin(create(*network.operands(use.operands), settings=settings), True)
+    layer = network.add("plugin", create(*network.operands(use.operands), settings=settings), True)
     network.give_results(layer, node.key, used_results(node))
 
 

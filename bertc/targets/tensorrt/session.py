@@ -2,11 +2,13 @@
 
 A captured graph holds while the context it was captured from stays as it was, so that each shape has a context of its
 own. Those of one stream share one piece of memory for what is computed in between, since they run one after the other.
+Of packed sequences nearly every call has a shape of its own; such a shape is captured when it comes again.
 https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html#cuda-graphs
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +23,14 @@ import numpy as np
 from bertc.errors import error
 from bertc.ops import Array
 from bertc.targets import Phases, Runtime
-from bertc.targets.cuda.driver import Captured, Device, Pinned
+from bertc.targets.cuda.driver import GRAPHS, Captured, Device, Pinned
 from bertc.targets.packing import LENGTHS, located, packed, padded_again, parts_of
 from bertc.targets.tensorrt.fitting import Fit, best_fit, best_packed_fit, most_sequences
 from bertc.targets.tensorrt.loaded import Loaded, Tensor
 from bertc.targets.tensorrt.refitting import is_stripped
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Output of an engine -> its shape."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Prepared:
 
     context: Any
     graph: Any
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Shapes
 
 
 @dataclass(frozen=True)
@@ -49,44 +54,43 @@ class Call:
 
 
 class Lane:
-    """One stream with its buffers and graphs. It takes one call at a time, from any thread."""
+    """One stream with its buffers and graphs. It takes one call at a time, from any thread, while its device is the
+    current one."""
 
     def __init__(self, loaded: Loaded, device: Device, names: Mapping[str, str]) -> None:
         self.loaded, self.device = loaded, device
         self.names = {theirs: ours for ours, theirs in names.items()}
-        device.enter()
         self._scratch = device.allocate(loaded.scratch)
         sizes = {tensor.name: loaded.largest(tensor) for tensor in (*loaded.inputs, *loaded.outputs)}
         self._addresses = {name: device.allocate(size) for name, size in sizes.items()}
         self._pinned = Pinned(device)
         self._captured: Captured[Fit, Prepared] = Captured(device)
+        self._recent: deque[Fit] = deque(maxlen=GRAPHS)
+        self._shared = self._context() if loaded.is_packed else None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """A padded batch in, or packed sequences where the engine takes those; every output as float32."""
         call = self._begun(inputs)
         self._upload(call)
-        prepared = self._prepared(call.fit)
-        self.device.replay(prepared.graph)
-        self._download(prepared)
+        shapes = self._computed(call.fit)
+        self._download(shapes)
         self.device.wait()
-        return {tensor.name: self._fetch(tensor, prepared, call) for tensor in self.loaded.outputs}
+        return {tensor.name: self._fetch(tensor, shapes[tensor.name], call) for tensor in self.loaded.outputs}
 
     def phases(self, inputs: Mapping[str, Array]) -> Phases:
         """What a call of `run` costs the device."""
         call = self._begun(inputs)
         upload = self.device.milliseconds(lambda: self._upload(call))
-        prepared = self._prepared(call.fit)
+        prepared = self._captured.get(call.fit, lambda: self._capture(call.fit))
         compute = self.device.milliseconds(lambda: self.device.replay(prepared.graph))
-        download = self.device.milliseconds(lambda: self._download(prepared))
+        download = self.device.milliseconds(lambda: self._download(prepared.shapes))
         return Phases(upload, compute, download)
 
     def forget(self) -> None:
         """Let go of all contexts and graphs."""
-        self.device.enter()
         self._captured.clear()
 
     def _begun(self, inputs: Mapping[str, Array]) -> Call:
-        self.device.enter()
         self.device.wait()  # a run that failed may have left copies in flight
         return self._packed_call(inputs) if self.loaded.is_packed else self._padded_call(inputs)
 
@@ -112,23 +116,43 @@ class Lane:
             for tensor, array in zip(self.loaded.inputs, arrays, strict=True)
         }
 
-    def _prepared(self, fit: Fit) -> Prepared:
-        """What is kept for a shape, captured after a run on the inputs, which are uploaded before."""
-        return self._captured.get(fit, lambda: self._capture(fit))
+    def _computed(self, fit: Fit) -> Shapes:
+        """Start a run on what was uploaded; the shapes of the outputs."""
+        if self._shared is not None and not self._came_lately(fit):
+            return self._start(self._shared, fit)
+        prepared = self._captured.get(fit, lambda: self._capture(fit))
+        self.device.replay(prepared.graph)
+        return prepared.shapes
+
+    def _came_lately(self, fit: Fit) -> bool:
+        """Whether it was among the last runs: a graph for it would still be there."""
+        came = fit in self._recent
+        self._recent.append(fit)
+        return came
 
     def _capture(self, fit: Fit) -> Prepared:
-        context, stream, demand = self.loaded.context(), int(self.device.stream), self.loaded.demand
-        shapes = self.loaded.shaped(context, fit, stream)
-        context.set_device_memory(self._scratch, self.loaded.scratch)
+        context = self._context()
+        shapes = self._start(context, fit)  # TensorRT works out what follows from the shape, which a capture must not
+        return Prepared(context, self.device.captured(lambda: self._enqueue(context, fit)), shapes)
+
+    def _context(self) -> Any:
+        """An execution context for the buffers of this stream."""
+        context = self.loaded.context()
         for name, address in self._addresses.items():
-            demand(context.set_tensor_address(name, address), f"take the address of `{name}`")
+            self.loaded.demand(context.set_tensor_address(name, address), f"take the address of `{name}`")
+        return context
+
+    def _start(self, context: Any, fit: Fit) -> Shapes:
+        """A run in a context, which is set to the shape; the shapes of the outputs."""
+        shapes = self.loaded.shaped(context, fit, int(self.device.stream))
+        context.set_device_memory(self._scratch, self.loaded.scratch)  # which has to suffice for the profile
+        self._enqueue(context, fit)
+        return shapes
+
+    def _enqueue(self, context: Any, fit: Fit) -> None:
         whose = "in all" if self.loaded.is_packed else "each"
-
-        def start() -> None:
-            demand(context.execute_async_v3(stream), f"start a batch of {fit.batch} with {fit.tokens} tokens {whose}")
-
-        start()  # TensorRT works out what follows from the shape, which a capture must not
-        return Prepared(context, self.device.captured(start), shapes)
+        started = context.execute_async_v3(int(self.device.stream))
+        self.loaded.demand(started, f"start a batch of {fit.batch} with {fit.tokens} tokens {whose}")
 
     def _upload(self, call: Call) -> None:
         for name, array in call.given.items():
@@ -136,16 +160,16 @@ class Lane:
             staged.view(array.dtype)[:] = array.reshape(-1)
             self.device.start_upload(self._addresses[name], staged)
 
-    def _download(self, prepared: Prepared) -> None:
+    def _download(self, shapes: Shapes) -> None:
         for tensor in self.loaded.outputs:
-            self.device.start_download(self._staged(tensor, prepared), self._addresses[tensor.name])
+            self.device.start_download(self._staged(tensor, shapes[tensor.name]), self._addresses[tensor.name])
 
-    def _staged(self, tensor: Tensor, prepared: Prepared) -> Array:
-        return self._pinned.take(tensor.name, tensor.bytes(prepared.shapes[tensor.name]))
+    def _staged(self, tensor: Tensor, shape: tuple[int, ...]) -> Array:
+        return self._pinned.take(tensor.name, tensor.bytes(shape))
 
-    def _fetch(self, tensor: Tensor, prepared: Prepared, call: Call) -> Array:
+    def _fetch(self, tensor: Tensor, shape: tuple[int, ...], call: Call) -> Array:
         """The rows and tokens that were asked for, in memory of their own."""
-        whole = self._staged(tensor, prepared).view(tensor.dtype).reshape(prepared.shapes[tensor.name])
+        whole = self._staged(tensor, shape).view(tensor.dtype).reshape(shape)
         counts = call.token_sizes if tensor.name in self.loaded.token_outputs else (call.batch,)
         return whole[tuple(map(slice, counts))].astype(np.float32)
 
@@ -158,9 +182,9 @@ class Session:
         self._lanes: list[Lane] = []
         try:
             self._devices += [Device(number) for _ in range(streams)]
-            self._lanes += _open_lanes(trt, plan, self._devices, names)
-        except BaseException as problem:
-            clear_frames(problem.__traceback__)  # they hold what TensorRT has on the device
+            with self._devices[0].current():
+                self._lanes += _open_lanes(trt, plan, self._devices, names)
+        except BaseException:
             self._give_back()
             raise
         loaded = self._lanes[0].loaded
@@ -200,27 +224,35 @@ class Session:
 
     @contextmanager
     def _lane(self) -> Generator[Lane]:
+        """A lane that nobody uses, on its device."""
         lane = self._free.get()
         try:
-            yield lane
+            with lane.device.current():
+                yield lane
         finally:
             self._free.put(lane)
 
     def close(self) -> None:
         """Give the device's memory back, once what runs has ended."""
         for _ in range(len(self._lanes)):
-            self._free.get().forget()
+            self._free.get()
         self._give_back()
 
     def _give_back(self) -> None:
-        self._lanes.clear()  # TensorRT gives back what it holds while there is a device to give it to
+        while self._lanes:
+            with self._devices[0].current():  # TensorRT gives back what it holds while there is a device to give it to
+                self._lanes.pop().forget()
         for device in self._devices:
             device.close()
 
 
 def _open_lanes(trt: Any, plan: Path, devices: Sequence[Device], names: Mapping[str, str]) -> list[Lane]:
     """In a frame of its own, and without a closure, whose cell would outlive it."""
-    return list(map(partial(Lane, Loaded(trt, plan, int(devices[0].stream)), names=names), devices))
+    try:
+        return list(map(partial(Lane, Loaded(trt, plan, int(devices[0].stream)), names=names), devices))
+    except BaseException as problem:
+        clear_frames(problem.__traceback__)  # they hold what TensorRT has on the device
+        raise
 
 
 def open_engine(trt: Any, plan: Path, names: Mapping[str, str], device: int, streams: int) -> Runtime:

@@ -7,16 +7,15 @@ when it ends, under a lock, and puts the new file in place of the old one as a w
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from bertc.errors import error
+from bertc.writing import replacing
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,9 @@ class TimingCache:
         """Add what a build measured to what is in the file. Raises BertcError B0605 when it cannot be written."""
         cache = config.get_timing_cache()
         try:
-            with self._locked():
+            with self._locked(), replacing(self.path) as beside:
                 cache.combine(config.create_timing_cache(self._read()), False)
-                with NamedTemporaryFile(dir=self.path.parent, prefix=self.path.name, delete=False) as file:
-                    file.write(cache.serialize())
-                os.replace(file.name, self.path)
+                beside.write_bytes(cache.serialize())
         except OSError as problem:
             raise _unusable(self.path, problem) from None
 

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +169,17 @@ def main() -> None:
         parser.error("embeddings are those of a real model: give --checkpoint")
     wanted = {*(options.only or PARTS), *(ROWS if "table" in (options.only or ()) else ())}
     run, found = run_here(), dict[str, list[dict[str, Any]]]()
+    before: dict[str, Any] = (
+        json.loads(options.json.read_text("utf-8")) if options.json and options.json.exists() else {}
+    )
     with tempfile.TemporaryDirectory() as scratch:
-        for part, one in findings(wanted, options.checkpoint, Path(scratch)):
-            found.setdefault(part, []).append(one)
-            print(f"{part}:", ", ".join(f"{name} {_short(value)}" for name, value in one.items()), flush=True)
-    if options.json:
-        before: dict[str, Any] = json.loads(options.json.read_text("utf-8")) if options.json.exists() else {}
-        write_text(options.json, json.dumps(merged(before, found, run), indent=2) + "\n")
+        for part, of_part in groupby(findings(wanted, options.checkpoint, Path(scratch)), lambda one: one[0]):
+            found[part] = []
+            for _, one in of_part:
+                found[part].append(one)
+                print(f"{part}:", ", ".join(f"{name} {_short(value)}" for name, value in one.items()), flush=True)
+            if options.json:
+                write_text(options.json, json.dumps(merged(before, found, run), indent=2) + "\n")
 
 
 def _short(value: object) -> str:

@@ -10,12 +10,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,8 @@ FAMILIES = Path(__file__).parent.parent / "tests" / "fixtures" / "families"
 PADDED_ONLY = ("deberta",)
 """Families whose networks have no packed form."""
 
+PROCESSES = 8
+
 SENTENCES = [
     "A man is eating food.",
     "A man is eating a piece of bread.",
@@ -84,7 +88,9 @@ def check_leaks(folder: Path) -> Iterator[dict[str, int]]:
         for _ in range(50):
             session.run(inputs)
         if index in (99, 199):
-            marks.append((session.device.free_memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+            with session.device.current():
+                free = session.device.free_memory()
+            marks.append((free, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
     session.close()
     taken = {"device_bytes": marks[0][0] - marks[1][0], "host_kibibytes": marks[1][1] - marks[0][1]}
     assert taken["device_bytes"] <= 8 << 20, taken
@@ -93,36 +99,64 @@ def check_leaks(folder: Path) -> Iterator[dict[str, int]]:
 
 
 def check_kernels(folder: Path) -> Iterator[dict[str, str]]:
-    """The cases of tests/test_kernels*.py, compiled and on this GPU; pytest's last line."""
+    """The cases of tests/test_kernels*.py, compiled and on this GPU, the files side by side; pytest's last lines."""
     del folder
-    tests = map(str, sorted((Path(__file__).parent.parent / "tests").glob("test_kernels*.py")))
+    tests = sorted((Path(__file__).parent.parent / "tests").glob("test_kernels*.py"))
     environment = {**os.environ, "BERTC_TEST_DEVICE": "cuda"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-o", "addopts="]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise AssertionError(result.stdout[-3000:] + result.stderr[-2000:])
-    yield {"cases": result.stdout.strip().splitlines()[-1]}
+
+    def tested(file: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file), "-o", "addopts="]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor() as pool:
+        for file, result in zip(tests, pool.map(tested, tests), strict=True):
+            if result.returncode:
+                raise AssertionError(result.stdout[-3000:] + result.stderr[-2000:])
+            yield {"file": file.name, "cases": result.stdout.strip().splitlines()[-1]}
+
+
+Case = tuple[str, str, bool]
+"""The spec or its directory, the precision, and whether it runs packed."""
 
 
 def check_specs(folder: Path) -> Iterator[dict[str, Any]]:
     """Every shipped spec with random weights."""
-    for name, precision, packed in product(SPECS, BOUNDS, (False, True)):
-        spec = replace(bertc.load(name), precision=precision, passes=PACKED_PASSES if packed else ("default",))
-        weights = bind_weights(spec, elaborate(spec), None, 0)
-        yield _agreement(name, spec, weights, ((3, 37), (1, 11)), folder)
+    del folder
+    yield from _side_by_side(_shipped, list(product(SPECS, BOUNDS, (False, True))))
+
+
+def _shipped(case: Case) -> dict[str, Any]:
+    spec = _as_in(case)
+    weights = bind_weights(spec, elaborate(spec), None, 0)
+    return _agreement(case[0], spec, weights, ((3, 37), (1, 11)))
 
 
 def check_families(folder: Path) -> Iterator[dict[str, Any]]:
     """A small network of every family, with weights five times as far apart as random ones, so that scores tell keys
     apart; 592 tokens are more than our own products for few rows are taken for."""
-    for model, precision, packed in product(sorted(FAMILIES.iterdir()), BOUNDS, (False, True)):
-        if packed and model.name in PADDED_ONLY:
-            continue
-        passes = PACKED_PASSES if packed else ("default",)
-        spec = replace(bertc.load(str(model)), precision=precision, passes=passes)
-        weights = bind_weights(spec, elaborate(spec), None, 0)
-        spread = {name: replace(tensor, read=partial(_spread, tensor)) for name, tensor in weights.items()}
-        yield _agreement(model.name, spec, spread, ((16, 37), (1, 11)), folder)
+    del folder
+    cases = product(map(str, sorted(FAMILIES.iterdir())), BOUNDS, (False, True))
+    yield from _side_by_side(
+        _of_family, [case for case in cases if not (case[2] and Path(case[0]).name in PADDED_ONLY)]
+    )
+
+
+def _of_family(case: Case) -> dict[str, Any]:
+    spec = _as_in(case)
+    weights = bind_weights(spec, elaborate(spec), None, 0)
+    spread = {name: replace(tensor, read=partial(_spread, tensor)) for name, tensor in weights.items()}
+    return _agreement(Path(case[0]).name, spec, spread, ((16, 37), (1, 11)))
+
+
+def _as_in(case: Case) -> Spec:
+    name, precision, packed = case
+    return replace(bertc.load(name), precision=precision, passes=PACKED_PASSES if packed else ("default",))
+
+
+def _side_by_side(check: Callable[[Case], dict[str, Any]], cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+    """Each case in one of some processes, for compiling and the reference take the processor's time, not the GPU's."""
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        yield from pool.map(check, cases)
 
 
 def _spread(tensor: Tensor) -> Array:
@@ -130,20 +164,20 @@ def _spread(tensor: Tensor) -> Array:
     return centre + 5.0 * (tensor.read() - centre)
 
 
-def _agreement(
-    name: str, spec: Spec, weights: Weights, shapes: Sequence[tuple[int, int]], folder: Path
-) -> dict[str, Any]:
+def _agreement(name: str, spec: Spec, weights: Weights, shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """Padded batches of each shape, twice in turn: graphs are captured, and replayed after others. The largest
     difference from float64, at tokens that are there."""
     batches, seqs = zip(*shapes, strict=True)
     profile = Profile(Range(min(batches), max(batches), max(batches)), Range(min(seqs), max(seqs), max(seqs)))
     spec = replace(spec, shapes=(profile,))
-    write(compile(spec, "cuda"), weights, folder, spec=spec, hashes={})
     graph, generator = elaborate(spec), np.random.default_rng(0)
     given = [_padded_batch(spec, batch, seq, generator) for batch, seq in shapes]
     expected = [evaluate(graph, inputs, weights) for inputs in given]
-    with closing(Session(folder, Device())) as session:
-        runs = [(session.run(inputs), wanted, inputs) for inputs, wanted in [*zip(given, expected, strict=True)] * 2]
+    with TemporaryDirectory() as folder:
+        write(compile(spec, "cuda"), weights, Path(folder), spec=spec, hashes={})
+        with closing(Session(Path(folder), Device())) as session:
+            twice = [*zip(given, expected, strict=True)] * 2
+            runs = [(session.run(inputs), wanted, inputs) for inputs, wanted in twice]
     difference = worst(_difference(found, wanted, inputs["attention_mask"] > 0) for found, wanted, inputs in runs)
     bound, packed = BOUNDS[spec.precision], spec.passes == PACKED_PASSES
     found = {"network": name, "precision": spec.precision, "packed": packed, "difference": difference, "bound": bound}

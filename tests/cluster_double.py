@@ -1,45 +1,68 @@
-"""linear_cluster.cu in float64 by torch: what the kernel leaves of its arguments, with a GPU and without."""
+"""linear_cluster.cu in float64: what the kernel leaves of its arguments, with a GPU and without."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from bertc.kernels.linear_cluster import GRANULE
-from bertc.ops import PRIMITIVES
+from bertc.ops import PRIMITIVES, Array
 
 
-def linear_cluster(constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def linear_cluster(constants: Mapping[str, Any], given: Mapping[str, Any], grid: tuple[int, ...]) -> None:
     """Fill y and y_moments. Matrices are two-dimensional tensors, all else as the kernel is given it."""
+    assert grid == grid_of(constants, given["rows"])
+    for name, wanted in results(constants, given).items():
+        given[name][: wanted.size] = torch.from_numpy(wanted).reshape(-1).to(given[name].dtype)
+
+
+def grid_of(constants: Mapping[str, Any], rows: int) -> tuple[int, int, int]:
+    """Blocks of a cluster; clusters that have the columns, and the rows."""
+    columns = constants["COLUMNS"] * constants["SHARED"]
+    return constants["SPLIT"] * constants["SHARED"], constants["N"] // columns, -(-rows // constants["ROWS"])
+
+
+def results(constants: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Array]:
+    """y [rows, n], and y_moments [n / GRANULE, rows, 2] where the kernel has them."""
     rows, n, k = given["rows"], constants["N"], constants["K"]
-    total = given["x"].double() @ given["w"].double().T
+
+    def vector(name: str) -> Array:
+        return _wide(given[name][:n])
+
+    y = _wide(given["x"]) @ _wide(given["w"]).T
     if constants["X_NORM"]:
         mean, factor = factors(given["x_moments"], rows, k, constants["X_EPS"])
-        total = (total - mean * given["w_sums"][:n].double()) * factor
-    total += given["bias"][:n].double()
+        y = (y - mean * vector("w_sums")) * factor
+    y += vector("bias")
     if constants["HAS_RESIDUAL"]:
-        residual = given["residual"][: rows * n].reshape(rows, n).double()
+        residual = _wide(given["residual"][: rows * n]).reshape(rows, n)
         if constants["R_NORM"]:
             mean, factor = factors(given["r_moments"], rows, n, constants["R_EPS"])
-            residual = (residual - mean * given["r_scale"][:n].double()) * factor + given["r_shift"][:n].double()
-        total += residual
+            residual = (residual - mean * vector("r_scale")) * factor + vector("r_shift")
+        y += residual
     if constants["ACTIVATION"]:
-        total = torch.from_numpy(PRIMITIVES[constants["ACTIVATION"]].reference(total.cpu().numpy())).to(total.device)
-    if constants["HAS_MOMENTS"]:
-        parts = total.reshape(rows, n // GRANULE, GRANULE)
-        mean = parts.mean(2)
-        moments = torch.stack([mean, ((parts - mean[..., None]) ** 2).sum(2)], 2).transpose(0, 1).reshape(-1)
-        given["y_moments"][: moments.numel()] = moments.to(given["y_moments"].dtype)
-        total *= given["y_scale"][:n].double()
-    given["y"][: rows * n] = total.reshape(-1).to(given["y"].dtype)
+        y = PRIMITIVES[constants["ACTIVATION"]].reference(y)
+    return {"y": y * vector("y_scale"), "y_moments": moments_of(y)} if constants["HAS_MOMENTS"] else {"y": y}
 
 
-def factors(moments: Any, rows: int, count: int, eps: float) -> tuple[Any, Any]:
+def moments_of(values: Array) -> Array:
+    """[count / GRANULE, rows, 2] of rows of `count` entries: each granule's mean, and sum of squares around that."""
+    parts = values.reshape(len(values), -1, GRANULE)
+    mean = parts.mean(2)
+    return np.stack([mean, ((parts - mean[..., None]) ** 2).sum(2)], 2).transpose(1, 0, 2)
+
+
+def factors(moments: Any, rows: int, count: int, eps: float) -> tuple[Array, Array]:
     """[rows, 1] each: mean and 1 / deviation of rows of `count` entries."""
     parts = count // GRANULE
-    of = moments[: parts * rows * 2].reshape(parts, rows, 2).double()
+    of = _wide(moments[: parts * rows * 2]).reshape(parts, rows, 2)
     mean = of[..., 0].mean(0)
     squares = (of[..., 1] + GRANULE * (of[..., 0] - mean) ** 2).sum(0)
-    return mean[:, None], (squares / count + eps).rsqrt()[:, None]
+    return mean[:, None], 1 / np.sqrt(squares / count + eps)[:, None]
+
+
+def _wide(values: Any) -> Array:
+    return values.double().cpu().numpy()

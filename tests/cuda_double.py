@@ -57,7 +57,7 @@ class Driver(ModuleType):
         self.gpus = gpus
         self.run_kernel: Callable[..., None] | None = None
         """What a launch does: machine code, entry, configuration, values and their types -> nothing."""
-        self.here = threading.local()
+        self._here = threading.local()
         self.device_memory: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, Stream] = {}
@@ -72,6 +72,11 @@ class Driver(ModuleType):
         self._next, self._lock = 1000, threading.RLock()
 
     # ------------------------------------------------------------------------------------------------- what tests see
+
+    @property
+    def stack(self) -> list[int]:
+        """The calling thread's contexts, the current one last."""
+        return self._here.__dict__.setdefault("stack", [])
 
     def enqueue(self, handle: int, run: Callable[[], object], *addresses: int) -> None:
         """Put something on a stream: what TensorRT does with one."""
@@ -126,13 +131,16 @@ class Driver(ModuleType):
         self.contexts -= 1
         return (0,)
 
-    def cuCtxSetCurrent(self, context: int) -> tuple[int]:
-        self.here.context = context
+    def cuCtxPushCurrent(self, context: int) -> tuple[int]:
+        self.stack.append(context)
         return (0,)
+
+    def cuCtxPopCurrent(self) -> tuple[int, int]:
+        return 0, self.stack.pop()
 
     def cuCtxGetCurrent(self) -> tuple[int, int]:
         self._check()
-        return 0, self.here.context
+        return 0, self.stack[-1]
 
     def cuModuleLoadData(self, code: bytes) -> tuple[int, bytes]:
         self._check()
@@ -268,7 +276,7 @@ class Driver(ModuleType):
     # -------------------------------------------------------------------------------------------------------- its own
 
     def _check(self) -> None:
-        assert getattr(self.here, "context", None), "this thread has no GPU: cuCtxSetCurrent goes first"
+        assert self.stack, "this thread has no GPU: cuCtxPushCurrent goes first"
 
     def _handle(self) -> int:
         with self._lock:
@@ -308,3 +316,4 @@ def gpu(monkeypatch: pytest.MonkeyPatch, gpus: int = 1) -> Iterator[Driver]:
     yield driver
     left = (driver.streams, driver.device_memory, driver.pinned, driver.graphs, driver.executables, driver.contexts)
     assert not any(left), "something of the GPU was not given back"
+    assert not driver.stack, "the GPU is still this thread's"

@@ -110,7 +110,7 @@ def agree(spec: Spec, batch: Mapping[str, Any], rows: int = 1, bound: float = BO
     """The plan of a spec, its ways for so many rows, computes what the reference does."""
     elaborated = elaborate(spec)
     weights = spread(elaborated)
-    found = run(Lowering(compile(spec, "cuda"), weights, ELEMENTS[spec.precision], programmatic=False), batch, rows)
+    found = run(Lowering(compile(spec, "cuda"), weights, ELEMENTS[spec.precision], architecture="sm_80"), batch, rows)
     assert_tokens_agree(found, evaluate(elaborated, batch, weights), batch["attention_mask"], bound)
 
 
@@ -158,7 +158,7 @@ def test_norms_keep_their_parameters(name: str, tmp_path: Path) -> None:
     """As they are, whatever the precision: bf16 would take 3e-5 from the cosine of an embedding."""
     spec = replace(spec_of(name, tmp_path), precision="bf16")
     weights = weights_of(elaborate(spec))
-    lowering = Lowering(compile(spec, "cuda"), weights, "bf16", programmatic=False)
+    lowering = Lowering(compile(spec, "cuda"), weights, "bf16", architecture="sm_80")
     lowering.run()
     parameters = {name: tensor.read() for name, tensor in weights.items() if ".norm." in name}
     assert parameters
@@ -180,7 +180,7 @@ def test_packed(name: str, batch: Mapping[str, Any], tmp_path: Path) -> None:
     inputs = packed(batch)
     for name, value in evaluate(graph, inputs, weights).items():
         assert np.abs(value - wanted[name]).max() < 1e-12, name
-    found = run(Lowering(graph, weights, "f32", programmatic=False), {**batch, **inputs}, 18)
+    found = run(Lowering(graph, weights, "f32", architecture="sm_80"), {**batch, **inputs}, 18)
     for name, value in wanted.items():
         assert np.abs(found[name] - value).max() < BOUND, name
 
@@ -233,7 +233,7 @@ def test_any_mask(name: str, without: Sequence[str], batch: Mapping[str, Any], t
     inputs = {**batch, "attention_mask": mask}
     elaborated = elaborate(spec)
     weights = spread(elaborated)
-    found = run(Lowering(compile(spec, "cuda"), weights, "f32", programmatic=False), inputs, 1)
+    found = run(Lowering(compile(spec, "cuda"), weights, "f32", architecture="sm_80"), inputs, 1)
     for output, expected in evaluate(elaborated, inputs, weights).items():
         assert np.abs(found[output] - expected).max() < 1e-3, output
 
@@ -252,5 +252,5 @@ def test_refuses_heads_that_tiles_do_not_fit(tmp_path: Path) -> None:
     spec = replace(spec, sizes={**spec.sizes, "heads": 8, "head_size": 8})
     weights = spread(elaborate(spec))
     with pytest.raises(BertcError, match="heads of 16, 32, 64, 128, not 8; leave out fuse_attention") as caught:
-        Lowering(compile(spec, "cuda"), weights, "f16", programmatic=False).run()
+        Lowering(compile(spec, "cuda"), weights, "f16", architecture="sm_80").run()
     assert caught.value.exit_code == 4

@@ -97,7 +97,7 @@ def test_agrees_with_the_reference(body: str, padded_batch: Mapping[str, Any]) -
     weights = spread(graph)
     expected = evaluate(graph, padded_batch, weights)
     for rows in (1, 1000):
-        found = run(Lowering(graph, weights, "f32", programmatic=False), padded_batch, rows)
+        found = run(Lowering(graph, weights, "f32", architecture="sm_80"), padded_batch, rows)
         assert {name: array.shape for name, array in found.items()} == {name: a.shape for name, a in expected.items()}
         assert_tokens_agree(found, expected, padded_batch["attention_mask"], 2e-5)
 
@@ -107,7 +107,7 @@ def test_addresses_that_16_bytes_do_not_divide() -> None:
     graph = graph_of(
         f"{HEADS}\n    return y=slice(x, start=5, size=50, axis=-1) + 1, z=slice(x, start=8, size=8, axis=-1)"
     )
-    lowering = Lowering(graph, spread(graph), "f16", programmatic=False)
+    lowering = Lowering(graph, spread(graph), "f16", architecture="sm_80")
     lowering.run()
     given = [dict(lowering.sources[step.ways[0][0].kernel].types)["x"] for step in lowering.steps[1:]]
     assert given == ["*f16?", "*f16", "*f16"]  # the sum; both outputs as float32, of which one starts at 16 bytes
@@ -126,5 +126,5 @@ REFUSED = {
 def test_refusals(reason: str, line: str) -> None:
     graph = graph_of(f"{HEADS}\n    {line}")
     with pytest.raises(BertcError, match=reason) as caught:
-        Lowering(graph, spread(graph), "f32", programmatic=False).run()
+        Lowering(graph, spread(graph), "f32", architecture="sm_80").run()
     assert (caught.value.diagnostics[0].code, caught.value.exit_code) == ("B0514", 4)

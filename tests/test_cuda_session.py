@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,12 +49,20 @@ class HostDevice:
         self.memory: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}
         self.pending: list[Callable[[], None]] = []
-        self.entered: set[int] = set()
+        self.contexts = threading.local()
         self.inside = 0
         self.graphs = 0
 
-    def enter(self) -> None:
-        self.entered.add(threading.get_ident())
+    @contextmanager
+    def current(self) -> Generator[None]:
+        before, self.contexts.current = self.is_current, True
+        yield
+        self.contexts.current = before
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the calling thread's."""
+        return getattr(self.contexts, "current", False)
 
     def allocate(self, size: int) -> int:
         return self._made(self.memory, size).ctypes.data
@@ -87,7 +96,7 @@ class HostDevice:
         self._copy(array.ctypes.data, address, array.nbytes)
 
     def _copy(self, target: int, source: int, size: int) -> None:
-        assert threading.get_ident() in self.entered, "the GPU is not this thread's"
+        assert self.is_current, "the GPU is not this thread's"
         self.pending.append(lambda: ctypes.memmove(target, source, size) and None)
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -163,7 +172,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     spec = replace(spec, sizes={**spec.sizes, "layers": 1})
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
-    lowering = Lowering(compile(spec, "cuda"), weights, "f32", programmatic=False)
+    lowering = Lowering(compile(spec, "cuda"), weights, "f32", architecture="sm_80")
     outputs = lowering.run()
     folder = tmp_path_factory.mktemp("plan")
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
@@ -312,7 +321,7 @@ def test_parts_of_a_graph_are_timed_between_events() -> None:
 
 
 def test_threads_take_turns(opened: Any, padded_batch: Mapping[str, Any]) -> None:
-    """Each thread makes the GPU its own, and none runs inside another's call."""
+    """Each thread makes the GPU its own for a call, and none runs inside another's."""
     session, spec, *_ = opened
     runner = engine(session, spec)
     shorter = {name: array[:, :4] for name, array in padded_batch.items()}
@@ -322,6 +331,7 @@ def test_threads_take_turns(opened: Any, padded_batch: Mapping[str, Any]) -> Non
     for index, future in enumerate(futures):
         for name, array in future.result().items():
             assert np.array_equal(array, expected[index % 2][name])
+    assert not session.device.is_current
 
 
 def test_closing_gives_everything_back(opened: Any) -> None:
@@ -342,7 +352,7 @@ class Driver:
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
 
     def __init__(self) -> None:
-        self.current: Any = None
+        self.stack = ["somebody's context"]
         self.pinned: dict[int, Any] = {}
         self.calls: list[tuple[Any, ...]] = []
 
@@ -365,12 +375,15 @@ class Driver:
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, str]:
         return 0, f"context {device}"
 
-    def cuCtxSetCurrent(self, context: str) -> tuple[int]:
-        self.current = context
+    def cuCtxPushCurrent(self, context: str) -> tuple[int]:
+        self.stack.append(context)
         return (0,)
 
+    def cuCtxPopCurrent(self) -> tuple[int, str]:
+        return 0, self.stack.pop()
+
     def cuStreamCreate(self, flags: int) -> tuple[int, str]:
-        return 0, f"stream of {self.current}"
+        return 0, f"stream of {self.stack[-1]}"
 
     def cuDeviceGetPCIBusId(self, length: int, device: int) -> tuple[int, bytes]:
         return 0, f"0000:{device}B:00.0".encode().ljust(length, b"\0")
@@ -393,12 +406,19 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 
 def test_devices_are_apart(driver: Driver) -> None:
-    """Each has its context and its stream, and makes its own the thread's; what one gives back is its own."""
+    """Each has its context and its stream, and makes its own the thread's for a while, also inside another's; what one
+    gives back is its own."""
     one, other = Device(0), Device(1)
     assert (one.stream, other.stream) == ("stream of context 0", "stream of context 1")
     assert (one.bus, other.bus) == ("0000:0B:00.0", "0000:1B:00.0")
-    one.enter()
-    assert driver.current == "context 0"
+    assert driver.stack == ["somebody's context"]
+    with one.current():
+        assert driver.stack[-1] == "context 0"
+        with suppress(RuntimeError), other.current():
+            assert driver.stack[-1] == "context 1"
+            raise RuntimeError
+        assert driver.stack[-1] == "context 0"
+    assert driver.stack == ["somebody's context"]
     mine, theirs = one.pin(64), other.pin(32)
     mine[:] = 7
     assert (mine.nbytes, theirs.nbytes) == (64, 32)
@@ -409,6 +429,7 @@ def test_devices_are_apart(driver: Driver) -> None:
     assert ("cuStreamDestroy", "stream of context 1") not in driver.calls
     other.unpin(theirs)
     assert driver.pinned == {}
+    assert driver.stack == ["somebody's context"]
 
 
 @pytest.mark.parametrize(("ask", "answer"), [(why_not_here, None), (_architecture_here, "sm_90")])

@@ -55,9 +55,13 @@ def wide(tensor: Any) -> Any:
 
 def assert_close(found: Any, expected: Any, element: str, ulps: float | None = None) -> None:
     assert found.dtype == TYPES[element]
-    unit = 2.0 ** (math.floor(math.log2(np.abs(expected).max())) - BITS[element])
-    worst = np.abs(wide(found) - expected).max() / unit
+    worst = np.abs(wide(found) - expected).max() / unit(expected, element)
     assert worst <= (ULPS[element] if ulps is None else ulps), f"{worst:.2f} units in the last place"
+
+
+def unit(values: Any, element: str) -> float:
+    """In the last place of the largest value."""
+    return 2.0 ** (math.floor(math.log2(np.abs(values).max())) - BITS[element])
 
 
 def nothing(element: str, *shape: int) -> Any:
@@ -166,38 +170,6 @@ def test_linear_tiles(element: str, rows: int, n: int, k: int) -> None:
     linear_tiles[(3,)](x_boxes, w_boxes, bias, y_boxes, rows, n, k, "gelu", 16, 32, 32, 2, 3, False)
     expected = PRIMITIVES["gelu"].reference(wide(x) @ wide(w).T + wide(bias))
     assert_close(y, expected, element)
-
-
-if DEVICE != "cpu":  # the interpreter has no Gluon; linear_tiles is the same product
-    from triton.experimental.gluon.language import NVMMASharedLayout, bfloat16, float16
-    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as Boxes
-
-    from bertc.kernels.linear_specialised import linear_specialised
-    from bertc.targets.cuda.compile_kernels import SPECIALISED
-
-    @pytest.mark.parametrize("element", ["f16", "bf16"])
-    @pytest.mark.parametrize("has_residual", [False, True])
-    @pytest.mark.parametrize(("columns", "stages"), [(256, 3), (128, 4)])
-    @pytest.mark.parametrize(("rows", "n", "k"), [(1, 256, 64), (1000, 768, 192), (4096, 1024, 1024)])
-    def test_linear_specialised(
-        element: str, rows: int, n: int, k: int, columns: int, stages: int, has_residual: bool
-    ) -> None:
-        """Two units: the product is rounded before the bias and the residual are added to it."""
-        x, w, bias = draw(element, rows, k), draw(element, n, k, seed=1), draw(element, n, seed=2)
-        residual, y = draw(element, rows, n, seed=3), nothing(element, rows, n)
-        gluon = {"f16": float16, "bf16": bfloat16}[element]
-        x_boxes, w_boxes, y_boxes = (
-            Boxes.from_tensor(tensor, box, NVMMASharedLayout.get_default_for(box, gluon))
-            for tensor, box in ((x, [128, 64]), (w, [columns, 64]), (y, [128, 64]))
-        )
-        linear_specialised[(132,)](
-            *(x_boxes, w_boxes, bias, residual, y_boxes, rows, n, k, "gelu", has_residual),
-            *(128, columns, 64, stages, 8, False),
-            num_warps=8,
-            maxnreg=SPECIALISED,
-        )
-        total = wide(x) @ wide(w).T + wide(bias) + (wide(residual) if has_residual else 0.0)
-        assert_close(y, PRIMITIVES["gelu"].reference(total), element, ulps=2)
 
 
 LENGTHS = [[1], [7, 3], [40, 33, 1], [32, 16]]

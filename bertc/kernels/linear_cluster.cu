@@ -10,29 +10,28 @@
 // product stores scale · y and the moments of each row, and readers make up for the rest: a product by
 //     norm(y) · wᵀ = (scale · y · wᵀ - mean · w_sums) / deviation + w · shift,        w_sums = w · scale,
 // whose last term is in its bias, and a residual by (scale · y - mean · scale) / deviation + shift.
+// In f16 |scale · y| has to stay below 65520, as |y| has to elsewhere: beyond, it is infinite, and what readers make
+// of its row infinite or NaN. It is rounded by up to 2⁻¹¹ · |scale · y|, which they divide by the deviation as well.
 //
 // linear_cluster.py says what the compiler is given in front of this. Needs compute capability 9.0. Instructions:
 // https://docs.nvidia.com/cuda/parallel-thread-execution/
-
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short Half;  // f16 or bf16
-
-struct alignas(64) TensorMap {
-    u64 opaque[16];
-};
 
 constexpr int MULTIPLYING = ROWS / 16, WARPS = 2 * MULTIPLYING;  // the others help behind the sum
 constexpr int BOXES = K / SPLIT / DEPTH;  // of DEPTH columns of x and w: a block's part of the sum
 constexpr int CHUNKS = BOXES / CHUNK;     // of CHUNK boxes, which are loaded at once
 constexpr int SHARE = ROWS / SPLIT;       // rows that a block adds up
-constexpr int TURNS = SHARE > WARPS ? SHARE / WARPS : 1;  // in which a warp adds up a row
+constexpr int TURNS = SHARE / WARPS;      // in which a warp adds up a row
 constexpr int LANES = COLUMNS / 4;        // of a warp that have columns of the row, four each
 constexpr int X_BYTES = ROWS * DEPTH * 2, W_BYTES = COLUMNS * DEPTH * 2;
-constexpr int STRIDE = COLUMNS + (COLUMNS % 16 ? 0 : 8);  // of sums: the four rows of half a warp lie in all banks
+constexpr int STRIDE = COLUMNS + 8;       // of sums: the four rows of half a warp lie in all banks
 constexpr int GRANULE = 64;               // columns that have moments of their own
 
+static_assert(ROWS % 64 == 0, "a warpgroup multiplies 64 rows");
+static_assert(COLUMNS % 16 == 0 && LANES <= 32, "a warp has a row of the tile");
+static_assert(SHARE % WARPS == 0, "all warps add up rows in all turns");
 static_assert(SHARED == 1 || STAGES == CHUNKS, "chunks that take the place of others are loaded for one block alone");
+static_assert(HAS_RESIDUAL || !R_NORM, "a norm is the residual's");
+static_assert(COLUMNS % GRANULE == 0 || !HAS_MOMENTS, "a granule is in one tile");
 
 struct Memory {
     union {
@@ -46,30 +45,6 @@ struct Memory {
     u64 loaded[STAGES];
 };
 static_assert(sizeof(Memory) <= BYTES);
-
-__device__ u32 shared(const void* address) { return static_cast<u32>(__cvta_generic_to_shared(address)); }
-
-// The same place in another block of the cluster.
-__device__ u32 in_block(u32 address, u32 block) {
-    u32 there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(block));
-    return there;
-}
-
-__device__ void start(u64& barrier) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(shared(&barrier)) : "memory");
-}
-
-__device__ void expect(u64& barrier, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
-                 :: "r"(shared(&barrier)), "r"(bytes) : "memory");
-}
-
-__device__ void wait(u64& barrier, u32 phase) {
-    asm volatile("{\n.reg .pred done;\n"
-                 "AGAIN: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra AGAIN;\n}" :: "r"(shared(&barrier)), "r"(phase) : "memory");
-}
 
 // CHUNK boxes of a matrix, from a row on.
 __device__ void load(void* boxes, const TensorMap& map, int box, int row, u64& barrier) {
@@ -87,29 +62,6 @@ __device__ void load_for_all(void* boxes, const TensorMap& map, int box, int row
                  "[%0], [%1, {%2, %3, %4}], [%5], %6;"
                  :: "r"(shared(boxes)), "l"(&map), "r"(0), "r"(row), "r"(box), "r"(shared(&barrier)), "h"(blocks)
                  : "memory");
-}
-
-// How the tensor cores find a matrix of rows of DEPTH elements that the copy engine has swizzled.
-__device__ u64 matrix(const unsigned char* address) {
-    const u64 swizzle = DEPTH == 64 ? 1 : 2, eight_rows = DEPTH * 16;
-    return swizzle << 62 | eight_rows / 16 << 32 | u64(1) << 16 | (shared(address) >> 4 & 0x3fff);
-}
-
-__device__ float2 unpacked(u32 pair) {
-#if BF16
-    return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000)};
-#else
-    float2 both;
-    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}"
-        : "=f"(both.x), "=f"(both.y) : "r"(pair));
-    return both;
-#endif
-}
-
-__device__ u32 packed(float low, float high) {
-    u32 pair;
-    asm("cvt.rn." ELEMENT "x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
 }
 
 // Four entries of a row, as the lanes of a warp have them at the end.
@@ -168,32 +120,6 @@ struct Moments {
     }
 };
 
-__device__ float reciprocal(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ float power_of_two(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// Activations, as in activations.py.
-__device__ float gelu(float x) {
-    const float size = fabsf(x), t = reciprocal(1 + 0.23164189f * size);
-    const float series =
-        0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f)));
-    return fmaxf(x, 0) - series * (t * size) * power_of_two((-0.7213475204444817f * x) * x);
-}
-
-__device__ float sigmoid(float x) { return reciprocal(1 + power_of_two(-1.4426950408889634f * x)); }
-__device__ float gelu_tanh(float x) { return x * sigmoid(1.5957691216057308f * (x + 0.044715f * x * x * x)); }
-__device__ float tanh(float x) { return 2 * sigmoid(2 * x) - 1; }
-__device__ float relu(float x) { return fmaxf(x, 0); }
-__device__ float silu(float x) { return x * sigmoid(x); }
-
 extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* bias,
     const float2* x_moments, const float* w_sums,
@@ -209,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
 
     // what does not depend on the kernels in front
     if (thread == 0) {
-        for (int stage = 0; stage < STAGES; stage++) start(memory.loaded[stage]);
+        for (int stage = 0; stage < STAGES; stage++) start(memory.loaded[stage], 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
@@ -262,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
             for (int step = 0; step < DEPTH / 16; step++)
                 asm volatile(MULTIPLY : SUMS
                              : "l"(left + (stage * CHUNK + box) * (X_BYTES / 16) + 2 * step),
-                               "l"(right + (stage * CHUNK + box) * (W_BYTES / 16) + 2 * step));
+                               "l"(right + (stage * CHUNK + box) * (W_BYTES / 16) + 2 * step), "n"(1));
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         if (const int next = chunk - 1 + STAGES; STAGES < CHUNKS && chunk > 0 && next < CHUNKS) {
             asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
@@ -276,6 +202,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
         }
     }
     if (warp < MULTIPLYING) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    // The first of a block's threads here signals for all of it, and that is one that helps: while others multiply, the
+    // next kernel may take the room that is left and ask for its weights. It reads ours when this grid has ended.
     if constexpr (PDL) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     if (X_NORM && has_row) memory.x_factors[thread] = x_of.factors(X_EPS);
     if (R_NORM && has_row) memory.r_factors[thread] = r_of.factors(R_EPS);
@@ -301,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
     float4 totals[TURNS];
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
-        const float* const mine = &memory.sums[part * SHARE + (turn * WARPS + warp) % SHARE][lane % LANES * 4];
+        const float* const mine = &memory.sums[part * SHARE + turn * WARPS + warp][lane % LANES * 4];
         totals[turn] = {};
 #pragma unroll
         for (int other = 0; other < SPLIT; other++) {
@@ -310,8 +238,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
         }
     }
     if constexpr (SPLIT > 1) {
+        // What is read must have come before others may leave. A fence would see to it, and take its time; without one
+        // sums stand in front of the barrier here, and tests find them there in the machine code.
 #pragma unroll
-        for (int turn = 0; turn < TURNS; turn++)  // what is read must have come before others may leave
+        for (int turn = 0; turn < TURNS; turn++)
             asm volatile("" :: "f"(totals[turn].x), "f"(totals[turn].y), "f"(totals[turn].z), "f"(totals[turn].w));
         asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
     }
@@ -320,7 +250,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
         const int mine = turn * WARPS + warp, at = share + mine;
-        if (SHARE < WARPS && mine >= SHARE) break;
         Four value(base), more(added[HAS_RESIDUAL ? turn : 0]);
         const Four total(totals[turn]), more_scale(added_scale), more_shift(added_shift), result_scale(scale);
         const float2 x_factor = memory.x_factors[mine], r_factor = memory.r_factors[mine];

@@ -1,13 +1,11 @@
-"""What linear_cluster.cu is given in front of it: sizes as macros, and the tensor cores' instruction for a tile.
-
-CUDA C++, since Triton cannot say what the blocks of a cluster share.
-"""
+"""What linear_cluster.cu is given in front of it. CUDA C++, since in Triton blocks of a cluster cannot share memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
+
+from bertc.kernels import hopper
 
 PARAMETERS = (
     *("x", "w", "bias", "x_moments", "w_sums", "residual", "r_moments", "r_scale", "r_shift"),
@@ -17,7 +15,7 @@ PARAMETERS = (
 r_shift and y_scale are float32 [N]; moments float32 [N or K / GRANULE, rows, 2]."""
 
 CONSTANTS = (
-    *("ELEMENT", "N", "K", "ROWS", "COLUMNS", "DEPTH", "SPLIT", "SHARED", "CHUNK", "STAGES"),
+    *("ELEMENT", "N", "K", "ROWS", "COLUMNS", "SPLIT", "SHARED", "CHUNK", "STAGES"),
     *("ACTIVATION", "X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS", "X_EPS", "R_EPS", "PDL"),
 )
 
@@ -27,21 +25,17 @@ GRANULE = 64
 
 def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one product, of all CONSTANTS."""
-    columns, element = constants["COLUMNS"], constants["ELEMENT"]
-    count = columns // 2
-    registers = ", ".join(f"%{index}" for index in range(count))
-    instruction = f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{element}.{element}"
-    macros = {name: int(value) for name, value in constants.items() if isinstance(value, int)} | {
-        **{name: f"{constants[name]!r}f" for name in ("X_EPS", "R_EPS")},
-        "ACTIVATE": constants["ACTIVATION"],
-        "ELEMENT": f'"{element}"',
-        "BYTES": shared_bytes(constants),
-        "BF16": int(element == "bf16"),
-        "MULTIPLY": f'"{instruction} {{{registers}}}, %{count}, %{count + 1}, 1, 1, 1, 0, 0;"',
-        "SUMS": ", ".join(f'"+f"(sums[{index}])' for index in range(count)),
-    }
-    lines = "".join(f"#define {name} {value}\n" for name, value in macros.items())
-    return lines + files(__package__).joinpath("linear_cluster.cu").read_text("utf-8")
+    return hopper.source("linear_cluster.cu", constants, shared_bytes(constants))
+
+
+def boxes(constants: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:
+    """Rows and columns of a box of x and of w, and how many are loaded at once."""
+    return tuple((constants[side], hopper.DEPTH, constants["CHUNK"]) for side in ("ROWS", "COLUMNS"))
+
+
+def cluster(constants: Mapping[str, Any]) -> int:
+    """Blocks of a cluster."""
+    return constants["SPLIT"] * constants["SHARED"]
 
 
 def warps(constants: Mapping[str, Any]) -> int:
@@ -52,6 +46,6 @@ def warps(constants: Mapping[str, Any]) -> int:
 def shared_bytes(constants: Mapping[str, Any]) -> int:
     """Of shared memory that a block has: `Memory` in the kernel."""
     rows, columns = constants["ROWS"], constants["COLUMNS"]
-    operands = 2 * constants["STAGES"] * constants["CHUNK"] * (rows + columns) * constants["DEPTH"]
-    sums = 4 * rows * (columns + (0 if columns % 16 else 8))
+    operands = 2 * constants["STAGES"] * constants["CHUNK"] * (rows + columns) * hopper.DEPTH
+    sums = 4 * rows * (columns + 8)
     return max(operands, sums) + 16 * (rows // constants["SPLIT"]) + 8 * constants["STAGES"]

@@ -20,12 +20,12 @@ from bertc.reference import Weights
 from bertc.spec import Spec
 from bertc.targets import Runtime
 from bertc.targets.cuda import products
-from bertc.targets.cuda.compile_kernels import compile_kernels
+from bertc.targets.cuda.compile_kernels import HOPPER, compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering, lowering_of
 from bertc.targets.cuda.plan import ELEMENTS, Kernel, Output, Plan, Step, read_plan
 from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
-from bertc.targets.cuda.tune import FEWEST, tuned
+from bertc.targets.cuda.tune import TRIED_UP_TO, tuned
 
 ARCHITECTURES = {
     "sm_80": 163 << 10,
@@ -82,9 +82,8 @@ def write(
     del hashes  # the manifest has them
     architecture = _architecture(architectures)
     shapes = _shapes(spec)
-    lowering, few, outputs = _lowered(
-        graph, weights, spec.precision, architecture, min(shape["tokens"] for shape in shapes) <= FEWEST
-    )
+    fewest = min(shape["tokens"] for shape in shapes)
+    lowering, few, outputs = _lowered(graph, weights, spec.precision, architecture, fewest <= TRIED_UP_TO)
     compiled: dict[str, Kernel] = {}
     sources, shared = list(lowering.sources.values()), ARCHITECTURES[architecture]
     for index, (key, kernel) in enumerate(compile_kernels(sources, architecture, shared, folder)):
@@ -94,12 +93,18 @@ def write(
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
     steps, few = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, few))
-    plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, few=few, few_up_to=products.FEW)
-    (folder / PLAN).write_text(plan.to_json(), "utf-8")
+    few_up_to = products.FEW if few else 0
+    plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, few=few, few_up_to=few_up_to)
     if architecture == _architecture_here():
+        (folder / PLAN).write_text(plan.to_json(), "utf-8")
         session = Session(folder, Device())
-        (folder / PLAN).write_text(tuned(session, shapes, progress).to_json(), "utf-8")
+        with session.device.current():
+            plan = tuned(session, shapes, progress)
         session.close()
+    plan = plan.pruned()
+    (folder / PLAN).write_text(plan.to_json(), "utf-8")
+    for key in compiled.keys() - plan.kernels.keys():
+        (folder / compiled[key].file).unlink()
 
 
 def refit(
@@ -118,8 +123,9 @@ def refit(
     """
     del names, hashes
     plan = read_plan((old / PLAN).read_text("utf-8"))
-    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, bool(plan.few))
-    if _write_weights(lowering.constants, folder / WEIGHTS) != plan.weights:
+    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, few=True)
+    constants = {name: constant for name, constant in lowering.constants.items() if name in plan.weights}
+    if _write_weights(constants, folder / WEIGHTS) != plan.weights:
         message = f"`{old}` has its weights in another layout than this bertc gives them"
         raise error("B0516", message, None, "build the bundle again from the new checkpoint")
 
@@ -146,12 +152,12 @@ def _lowered(
     graph: Graph, weights: Weights, precision: str, architecture: str, few: bool
 ) -> tuple[Lowering, list[Step], Mapping[str, Output]]:
     """A graph's steps, others for few rows where they are wanted and there are such, and the outputs of both."""
-    element, programmatic = PRECISIONS[precision], int(architecture.removeprefix("sm_")) >= 90
-    lowering = Lowering(graph, weights, element, programmatic)
+    element = PRECISIONS[precision]
+    lowering = Lowering(graph, weights, element, architecture)
     outputs = lowering.run()
-    if not few or element == "f32" or architecture != "sm_90":
+    if not few or element == "f32" or architecture != HOPPER:
         return lowering, [], outputs
-    folding = Lowering(graph, weights, element, programmatic, of=lowering)
+    folding = Lowering(graph, weights, element, architecture, of=lowering)
     same = folding.run() == outputs
     shared = lowering.buffers.keys() & folding.buffers
     same = same and all(lowering.buffers[name] == folding.buffers[name] for name in shared)

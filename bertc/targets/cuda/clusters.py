@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertc.graph import UNUSED, Node
+from bertc.kernels.hopper import DEPTH
 from bertc.kernels.linear_cluster import GRANULE, shared_bytes, warps
 from bertc.ops import Array
 from bertc.targets.cuda.norms import normed, parameter, two
@@ -26,24 +27,21 @@ if TYPE_CHECKING:
 ROWS = (("batch", "seq"), ("tokens",))
 """The sizes that count an encoder's rows."""
 
-DEPTH = 64
-"""Columns of x and w that lie together in shared memory: 128 bytes, the widest swizzle."""
-
-SHARED = 227 << 10
+SHARED_MEMORY = 227 << 10
 """Bytes of shared memory that a block may have: compute capability 9.0, the only one with these instructions."""
 
 TILES = (
-    (64, 64, 1, 4, SHARED),
-    (64, 48, 1, 4, SHARED),
-    (64, 96, 2, 1, SHARED),
-    (64, 64, 4, 1, SHARED),
-    (64, 64, 4, 1, SHARED // 2),
-    (64, 64, 2, 1, SHARED),
-    (128, 64, 2, 1, SHARED),
-    (128, 96, 2, 1, SHARED),
-    (128, 48, 2, 1, SHARED),
-    (128, 64, 4, 1, SHARED),
-    (64, 128, 8, 1, SHARED),
+    (64, 64, 1, 4, SHARED_MEMORY),
+    (64, 48, 1, 4, SHARED_MEMORY),
+    (64, 96, 2, 1, SHARED_MEMORY),
+    (64, 64, 4, 1, SHARED_MEMORY),
+    (64, 64, 4, 1, SHARED_MEMORY // 2),
+    (64, 64, 2, 1, SHARED_MEMORY),
+    (128, 64, 2, 1, SHARED_MEMORY),
+    (128, 96, 2, 1, SHARED_MEMORY),
+    (128, 48, 2, 1, SHARED_MEMORY),
+    (128, 64, 4, 1, SHARED_MEMORY),
+    (64, 128, 8, 1, SHARED_MEMORY),
 )
 """ROWS, COLUMNS, SPLIT, SHARED and the bytes that operands on their way may take: with half of the memory, the blocks
 of the next kernel find room beside these."""
@@ -154,14 +152,14 @@ def _tiles(n: int, k: int, *, moments: bool) -> list[dict[str, int]]:
         if n % (columns * shared) or k % (split * DEPTH) or k % GRANULE or (moments and columns % GRANULE):
             continue
         boxes = k // split // DEPTH
-        tile = {"ROWS": rows, "COLUMNS": columns, "DEPTH": DEPTH, "SPLIT": split, "SHARED": shared}
+        tile = {"ROWS": rows, "COLUMNS": columns, "SPLIT": split, "SHARED": shared}
         whole = next(count for count in (4, 3, 2, 1) if count == 1 or (boxes % count == 0 and boxes // count >= 3))
         stages = room // (2 * DEPTH * (rows + columns))
         if boxes <= stages:
             tile |= {"CHUNK": whole, "STAGES": boxes // whole}
         elif shared == 1 and stages >= 3:
             tile |= {"CHUNK": 1, "STAGES": stages}
-        if "STAGES" in tile and tile not in found and shared_bytes(tile) <= SHARED:
+        if "STAGES" in tile and tile not in found and shared_bytes(tile) <= SHARED_MEMORY:
             found.append(tile)
     return found
 
@@ -183,9 +181,9 @@ def _launch(
     given |= {"ACTIVATION": product.activation, "X_NORM": folded is not None, "R_NORM": added is not None}
     given |= {"HAS_RESIDUAL": residual is not None, "HAS_MOMENTS": norm is not None}
     given |= {"X_EPS": folded.eps if folded else 0.0, "R_EPS": added.eps if added else 0.0}
-    rows, depth = product.rows, tile["DEPTH"]
-    given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (tile["ROWS"], depth))
-    given["w"] = Tiles(Place(product.w), Size(n), x.width, Size(x.width), (tile["COLUMNS"], depth))
+    rows = product.rows
+    given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (tile["ROWS"], DEPTH))
+    given["w"] = Tiles(Place(product.w), Size(n), x.width, Size(x.width), (tile["COLUMNS"], DEPTH))
     given |= {"bias": bias, "w_sums": w_sums, "x_moments": folded.moments if folded else bias}
     given["residual"] = residual or y
     given |= {"r_moments": added.moments if added else bias}

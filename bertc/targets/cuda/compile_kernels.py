@@ -16,8 +16,11 @@ from bertc.targets.cuda.nvrtc import compile_text
 from bertc.targets.cuda.plan import Box, Kernel
 from bertc.version import VERSION
 
-SPECIALISED = 168
-"""Registers a thread of kernels whose warps have roles: eight warps and four share the 65536 of a multiprocessor."""
+HOPPER = "sm_90"
+"""The architecture that kernels in CUDA C++ are for."""
+
+SWIZZLE = 3
+"""CU_TENSOR_MAP_SWIZZLE_128B: how boxes lie in shared memory for kernels in CUDA C++."""
 
 TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i32": "i32"}
 """Triton's names of element types."""
@@ -95,12 +98,16 @@ def _compile_cuda(source: Source, architecture: str) -> tuple[Kernel, bytes]:
     """By NVRTC, for this architecture's own instructions (`sm_90a`). Raises BertcError B0501 where it is missing."""
     constants, module = dict(source.constants), _module(source.file)
     compiled = compile_text(module.source(constants), f"{architecture}a")
-    depth, count = constants["DEPTH"], constants["CHUNK"]
-    swizzle = {32: 2, 64: 3}[depth]  # CU_TENSOR_MAP_SWIZZLE_64B and 128B
-    boxes = tuple(Box(constants[side], depth, swizzle, count) for side in ("ROWS", "COLUMNS"))
-    cluster = constants["SPLIT"] * constants["SHARED"]
-    shared = module.shared_bytes(constants)
-    return Kernel(f"{source.key}.cubin", source.function, source.warps, shared, boxes, cluster), compiled
+    boxes = tuple(Box(rows, columns, SWIZZLE, count) for rows, columns, count in module.boxes(constants))
+    kernel = Kernel(
+        f"{source.key}.cubin",
+        source.function,
+        source.warps,
+        module.shared_bytes(constants),
+        boxes,
+        module.cluster(constants),
+    )
+    return kernel, compiled
 
 
 def compile_source(source: Source, capability: int) -> Any:
@@ -111,8 +118,7 @@ def compile_source(source: Source, capability: int) -> Any:
     function = kernel_function(source.file, source.function)
     types, constants = dict(source.types), dict(source.constants)
     names: list[str] = function.arg_names
-    gluon: bool = function.is_gluon()
-    signature = {name: _signature(types[name], gluon) if name in types else "constexpr" for name in names}
+    signature = {name: _signature(types[name]) if name in types else "constexpr" for name in names}
     fixed = {(index,): constants[name] for index, name in enumerate(names) if name in constants}
     aligned = {
         (index,): [["tt.divisibility", 16]]
@@ -120,25 +126,15 @@ def compile_source(source: Source, capability: int) -> Any:
         if re.fullmatch(r"\*\w+|i32\*16", types.get(name, ""))
     }
     options: dict[str, Any] = {"num_warps": source.warps, "launch_pdl": capability >= 90}
-    if gluon:
-        ast = import_module("triton.experimental.gluon._runtime").GluonASTSource(function, signature, fixed, aligned)
-        options["maxnreg"] = SPECIALISED
-    else:
-        ast = compiler.ASTSource(function, signature, fixed, aligned)
+    ast = compiler.ASTSource(function, signature, fixed, aligned)
     return triton.compile(ast, target=backends.GPUTarget("cuda", capability, 32), options=options)
 
 
-def _signature(type: str, gluon: bool) -> str:
+def _signature(type: str) -> str:
     """`*f16` and `*f16?` -> `*fp16`; `i32*16` -> `i32`; `f16[128, 64]`, a matrix in boxes, -> its descriptor."""
     if "[" in type:
         element, box = type.removesuffix("]").split("[")
-        return f"tensordesc<{TYPES[element]}[{box}]{_layout(box) if gluon else ''}>"
+        return f"tensordesc<{TYPES[element]}[{box}]>"
     if type.startswith("*"):
         return f"*{TYPES[type[1:].removesuffix('?')]}"
     return type.partition("*")[0]
-
-
-def _layout(box: str) -> str:
-    """How boxes of 16-bit elements lie in shared memory, which Triton chooses by itself, and Gluon wants to be told."""
-    gluon: Any = import_module("triton.experimental.gluon.language")
-    return f",{gluon.NVMMASharedLayout.get_default_for([int(size) for size in box.split(',')], gluon.float16)!r}"

@@ -43,14 +43,14 @@ class Lowering:
     """One graph on its way to a plan."""
 
     def __init__(
-        self, graph: Graph, weights: Weights, element: str, programmatic: bool, of: Lowering | None = None
+        self, graph: Graph, weights: Weights, element: str, architecture: str, of: Lowering | None = None
     ) -> None:
         """`of`: another of the same graph; then products go to clusters and take norms along. Both have the same
         constants, and the same names for the same memory."""
         self.graph = graph
         self.weights = weights
         self.element = element
-        self.programmatic = programmatic
+        self.architecture = architecture
         self.folding = of is not None
         self.steps: list[Step] = []
         self.buffers: dict[str, Buffer] = {}
@@ -219,7 +219,7 @@ class Lowering:
         self, file: str, function: str, grid: Sequence[Size], warps: int, writes: Sequence[str], **given: Any
     ) -> Launch:
         """A start of a kernel; places are addresses, sizes numbers, and everything else is fixed when it compiles."""
-        given["PDL"] = self.programmatic
+        given["PDL"] = self.is_programmatic
         names = parameters(file, function)
         if "PDL" not in names:
             message = f"kernel `{function}` has no parameter PDL, so it could not wait for the kernel before it"
@@ -244,6 +244,11 @@ class Lowering:
         if isinstance(value, Tiles):
             return f"{element}[{value.box[0]}, {value.box[1]}]"
         return f"*{element}" if place.offset * BITS[element] // 8 % ALIGNED == 0 else f"*{element}?"
+
+    @property
+    def is_programmatic(self) -> bool:
+        """Whether kernels start before those in front have ended, and the copy engine takes boxes."""
+        return int(self.architecture.removeprefix("sm_")) >= 90
 
     @property
     def precision(self) -> str:

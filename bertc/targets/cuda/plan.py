@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import ml_dtypes
@@ -132,6 +132,18 @@ class Step:
         )
         return replace(self, ways=tuple(self.ways[index] for index in kept), choices=choices)
 
+    def between(self, above: float, up_to: float) -> Step:
+        """The step with those ways alone that are chosen for more than `above` rows and no more than `up_to`."""
+        limits = [rows for rows, _ in self.choices[:-1]]
+        reached = [
+            choice
+            for choice, before, last in zip(self.choices, (0, *limits), (*limits, inf), strict=True)
+            if max(before, above) < min(last, up_to)
+        ]
+        kept = sorted({way for _, way in reached})
+        choices = tuple((rows, kept.index(way)) for rows, way in reached)
+        return replace(self, ways=tuple(self.ways[way] for way in kept), choices=choices)
+
 
 @dataclass(frozen=True)
 class Box:
@@ -185,11 +197,21 @@ class Plan:
     few: tuple[Step, ...] = ()
     """Other steps to the same outputs, for few rows: norms go along with the products around them."""
     few_up_to: int = 0
-    """Rows up to which they are taken; 0 where they never are."""
+    """Rows up to which they are taken; 0 where they never are, as where there are none."""
 
     def taken(self, rows: int) -> tuple[Step, ...]:
         """The steps for so many rows."""
-        return self.few if self.few and rows <= self.few_up_to else self.steps
+        return self.few if rows <= self.few_up_to else self.steps
+
+    def pruned(self) -> Plan:
+        """The plan that does the same with nothing besides: without the steps, the ways and the kernels that it takes
+        for no number of rows."""
+        steps = tuple(step.between(self.few_up_to, inf) for step in self.steps)
+        few = tuple(step.between(0, self.few_up_to) for step in self.few) if self.few_up_to else ()
+        ways = [way for step in (*steps, *few) for way in step.ways]
+        launched = {operation.kernel for way in ways for operation in way if isinstance(operation, Launch)}
+        kernels = {name: kernel for name, kernel in self.kernels.items() if name in launched}
+        return replace(self, steps=steps, few=few, kernels=kernels)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertc.graph import UNUSED, Node
+from bertc.kernels import hopper, linear_specialised
 from bertc.targets.cuda import clusters
 from bertc.targets.cuda.clusters import Folded
+from bertc.targets.cuda.compile_kernels import HOPPER
 from bertc.targets.cuda.elementwise import ACTIVATIONS, blocks, number, strides
 from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Launch, Operation, Place, Product, Size, Tiles
@@ -31,10 +33,14 @@ TILES = {
 NARROW = ((16, 32, 64, 4, 4), (16, 16, 128, 4, 4), (16, 16, 256, 3, 4))
 """The same of products with few rows or columns: a head's."""
 
-LARGE = ((128, 256, 64, 3), (128, 128, 64, 4))
-"""ROWS, COLUMNS, DEPTH and STAGES of our products for many rows."""
+LARGE = ((128, 256, 64), (128, 128, 64))
+"""ROWS, COLUMNS and DEPTH of Triton's products for many rows."""
 
-GROUP = 8
+SPECIALISED = ((128, 256, 3, 1), (128, 256, 3, 2), (192, 192, 3, 1), (192, 128, 4, 1), (128, 192, 4, 1))
+"""ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
+powers of two would leave multiprocessors idle."""
+
+BAND = 4
 """Rows of large tiles that are at work together."""
 
 MULTIPROCESSORS = 132
@@ -94,7 +100,7 @@ def matmul(lowering: Lowering, node: Node) -> None:
     if tail.norm is None:
         element = lowering.result_element(tail.last.key) if narrow else None
         y = lowering.buffer(tail.last.key, element)
-        (clusters.linear if clusters.fits(lowering, x, n) else linear)(lowering, tail.last.key, product, y)
+        linear(lowering, tail.last.key, x, product, y)
     elif clusters.fits(lowering, x, n):
         clusters.linear_and_norm(lowering, node, product, tail.norm, tail.residual)
     else:
@@ -184,14 +190,18 @@ def _batched(lowering: Lowering, node: Node) -> None:
     lowering.step(node.key, [launch])
 
 
-def linear(lowering: Lowering, name: str, product: Linear, y: Place) -> None:
-    """A step that computes a product: ours for few rows, ours in large tiles or the library's for many."""
+def linear(lowering: Lowering, name: str, x: str, product: Linear, y: Place) -> None:
+    """A step that computes a product of a value: by clusters where they take it; else ours for few rows, ours in large
+    tiles or the library's for many."""
+    if clusters.fits(lowering, x, product.n):
+        clusters.linear(lowering, name, product, y)
+        return
     if clusters.is_small(product.x.names, product.n):
         lowering.step(name, *([_few(lowering, product, y, 1, tile)] for tile in NARROW))
         return
     ways: list[Way] = [[_few(lowering, product, y, 1, tile)] for tile in _tiles(lowering)]
-    for tile in _large_tiles(lowering, product):
-        ways += [[_plain_tiles(lowering, product, y, tile)], [_specialised(lowering, product, y, tile)]]
+    ways += [[_plain_tiles(lowering, product, y, tile)] for tile in _plain_large(lowering, product)]
+    ways += [[_specialised(lowering, product, y, tile)] for tile in _specialised_tiles(lowering, product)]
     ways.append(_library(lowering, product, y))
     lowering.step(name, *ways, choices=((FEW, 0), (0, len(ways) - 1)))
 
@@ -213,22 +223,39 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     summed = total or lowering.buffer(node.key)
     adding = normed(lowering, norm, summed, 1, None, residual, scale, shift, normal, total)
     after = normed(lowering, norm, summed, 1, None, None, scale, shift, normal, None)
+    tiles = _specialised_tiles(lowering, product)
     if lowering.element == "bf16":  # rounded behind the residual, the sum would lose as much as all weights do
-        ways += [[_specialised(lowering, product, summed, tile), adding] for tile in _large_tiles(lowering, product)]
+        ways += [[_specialised(lowering, product, summed, tile), adding] for tile in tiles]
         ways.append([_product(product, lowering, summed, bias), adding])
     else:
-        tiles = _large_tiles(lowering, product)
         ways += [[_specialised(lowering, product, summed, tile, residual), after] for tile in tiles]
         ways.append([_product(product, lowering, summed, bias), adding])
         ways.append([_product(product, lowering, summed, bias, residual=residual), after])
     lowering.step(norm.key, *ways, choices=((FEW, max(0, split - 1)), (0, len(ways) - 1)))
 
 
-def _large_tiles(lowering: Lowering, product: Linear) -> list[tuple[int, int, int, int]]:
-    """The large tiles that a product can be cut into."""
-    if not lowering.programmatic or lowering.element == "f32" or product.x.names not in clusters.ROWS:
+def _plain_large(lowering: Lowering, product: Linear) -> list[tuple[int, int, int]]:
+    """The large tiles that Triton's product is offered in."""
+    if lowering.architecture == HOPPER or not _is_large(lowering, product):
         return []
-    return [tile for tile in LARGE if product.n % tile[1] == 0 and product.x.width % tile[2] == 0]
+    return [tile for tile in LARGE if product.n % tile[1] == 0]
+
+
+def _specialised_tiles(lowering: Lowering, product: Linear) -> list[dict[str, int]]:
+    """The large tiles that warps with roles are offered: what they have beyond the product's columns is an eighth of
+    these at most."""
+    if lowering.architecture != HOPPER or not _is_large(lowering, product):
+        return []
+    names = ("ROWS", "COLUMNS", "STAGES", "SHARED")
+    tiles: list[dict[str, int]] = [dict(zip(names, tile, strict=True)) for tile in SPECIALISED]
+    return [tile for tile in tiles if 8 * (-product.n % tile["COLUMNS"]) <= product.n]
+
+
+def _is_large(lowering: Lowering, product: Linear) -> bool:
+    """Whether the copy engine takes what a product reads, of an encoder's rows."""
+    is_half = lowering.is_programmatic and lowering.element != "f32"
+    aligned = product.x.width % hopper.DEPTH == 0 and product.n % 8 == 0
+    return is_half and aligned and product.x.names in clusters.ROWS
 
 
 def _tiles(lowering: Lowering) -> tuple[tuple[int, int, int, int, int], ...]:
@@ -250,28 +277,33 @@ def _few(lowering: Lowering, product: Linear, y: Place, parts: int, tile: tuple[
     return lowering.launch("linear", "linear", grid, warps, [y.name], **given)
 
 
-def _plain_tiles(lowering: Lowering, product: Linear, y: Place, tile: tuple[int, int, int, int]) -> Launch:
-    given = _boxes(product, y, tile, (tile[0], tile[1] // 2))
-    given |= {"bias": _bias(lowering, product), "ACTIVATION": product.activation, "PROGRAMS": MULTIPROCESSORS}
+def _plain_tiles(lowering: Lowering, product: Linear, y: Place, tile: tuple[int, int, int]) -> Launch:
+    (rows, columns, depth), n = tile, product.n
+    given = _boxes(product, rows, columns, depth) | {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "GROUP": BAND}
+    given |= {"rows": product.rows, "n": n, "k": product.x.width, "PROGRAMS": MULTIPROCESSORS}
+    given |= {"bias": _bias(lowering, product), "ACTIVATION": product.activation}
+    given["y"] = Tiles(y, product.rows, n, Size(n), (rows, columns // 2))
     return lowering.launch("linear_tiles", "linear_tiles", [Size(MULTIPROCESSORS)], 8, [y.name], **given)
 
 
 def _specialised(
-    lowering: Lowering, product: Linear, y: Place, tile: tuple[int, int, int, int], residual: Place | None = None
+    lowering: Lowering, product: Linear, y: Place, tile: dict[str, int], residual: Place | None = None
 ) -> Launch:
-    given = _boxes(product, y, tile, (tile[0], 64)) | {"bias": _bias(lowering, product), "STAGES": tile[3]}
-    given |= {"ACTIVATION": product.activation, "residual": residual or y, "HAS_RESIDUAL": residual is not None}
-    return lowering.launch("linear_specialised", "linear_specialised", [Size(MULTIPROCESSORS)], 8, [y.name], **given)
+    given = _boxes(product, tile["ROWS"], tile["COLUMNS"] // tile["SHARED"], hopper.DEPTH) | tile
+    given |= {"ELEMENT": lowering.element, "N": product.n, "K": product.x.width, "BAND": BAND, "rows": product.rows}
+    given |= {"bias": _bias(lowering, product), "ACTIVATION": product.activation, "y": y}
+    given |= {"residual": residual or y, "HAS_RESIDUAL": residual is not None}
+    grid, warps = [Size(MULTIPROCESSORS)], linear_specialised.warps(tile)
+    return lowering.launch("linear_specialised", "linear_specialised", grid, warps, [y.name], **given)
 
 
-def _boxes(product: Linear, y: Place, tile: tuple[int, int, int, int], stored: tuple[int, int]) -> dict[str, Any]:
-    """What products in large tiles take; a box of `stored` is stored at once."""
-    (rows, columns, depth, _), x, n = tile, product.x, product.n
-    given: dict[str, Any] = {"rows": product.rows, "n": n, "k": x.width, "GROUP": GROUP}
-    given |= {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}
-    given["x"] = Tiles(Place(x.buffer, x.offset), product.rows, x.width, x.row, (rows, depth))
-    given["w"] = Tiles(Place(product.w), Size(n), x.width, Size(x.width), (columns, depth))
-    return given | {"y": Tiles(y, product.rows, n, Size(n), stored)}
+def _boxes(product: Linear, rows: int, columns: int, depth: int) -> dict[str, Any]:
+    """x and w, of which boxes of so many rows, columns of the product and columns of both are loaded at once."""
+    x = product.x
+    return {
+        "x": Tiles(Place(x.buffer, x.offset), product.rows, x.width, x.row, (rows, depth)),
+        "w": Tiles(Place(product.w), Size(product.n), x.width, Size(x.width), (columns, depth)),
+    }
 
 
 def _library(lowering: Lowering, product: Linear, y: Place) -> Way:
@@ -306,7 +338,7 @@ def qkv_projection(lowering: Lowering, node: Node) -> None:
         if part is not None and result != UNUSED:
             lowering.layouts[result] = part.without(axis).transposed((*range(axis - 1), axis, axis - 1, axis + 1))
     y = lowering.memory(merged.buffer, lowering.element, merged.shape)
-    (clusters.linear if clusters.fits(lowering, x, 3 * width) else linear)(lowering, node.key, projection, y)
+    linear(lowering, node.key, x, projection, y)
 
 
 LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {"matmul": matmul, "qkv_projection": qkv_projection}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from math import inf
+from statistics import median
 
 import numpy as np
 
@@ -16,13 +18,20 @@ ALIKE = 8
 
 REPLAYS = 5
 
-ROUNDS = 2
-"""How often all ways of a step are tried beside those taken of the others."""
+NEAR = 1.15
+"""Ways that take so much longer than the fastest by themselves are not tried beside those of other steps."""
 
-FEWEST = 512
-"""Steps for few rows are tried up to so many tokens, and made where the smallest shape has no more."""
+WORTH = 0.997
+"""What a way has to bring the whole network down to: less is noise."""
+
+TRIED_UP_TO = 512
+"""Rows up to which steps for few rows are tried, and all ways beside each other, twice; where no shape has as few rows,
+there are no such steps."""
 
 Progress = Callable[[str, int, int], None]
+
+Ways = dict[object, int]
+"""The signature of a step -> the way it takes."""
 
 
 def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progress | None = None) -> Plan:
@@ -32,38 +41,55 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
     A shape is `batch`, `seq` and `tokens`; ways are chosen by the tokens.
     """
     plan = session.plan
-    groups: dict[object, list[Step]] = {}
-    for step in (*plan.steps, *plan.few):
-        groups.setdefault(_signature(step), []).append(step)
-    choices: dict[object, dict[int, int]] = {signature: {} for signature in groups}
-    few_up_to = 0
+    steps, few = dict[int, Ways](), dict[int, Ways]()
+    won = dict[int, bool]()
     for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["tokens"])):
-        tokens, times = sizes["tokens"], list[float]()
-        for steps in filter(None, (plan.steps, plan.few if tokens <= FEWEST else ())):
-            every = [[operation for way in step.ways for operation in way] for step in steps]
-            addresses = session.place(every, sizes)
-            _fill(session, sizes, addresses)
-            ranked: dict[object, list[int]] = {}
-            for signature in dict.fromkeys(map(_signature, steps)):
-                alike = [step for step in groups[signature] if step in steps][:ALIKE]
-                ways = [_time(session, alike, way, sizes, addresses) for way in range(len(alike[0].ways))]
-                there = [way for way, time in enumerate(ways) if time < inf]
-                ranked[signature] = sorted(there, key=lambda way: ways[way])
-            taken, time = _settled(session, steps, ranked, sizes, addresses)
-            for signature, way in taken.items():
-                choices[signature][tokens] = way
-            times.append(time)
-        if times[-1] < times[0]:
-            few_up_to = tokens
+        rows = sizes["tokens"]
+        steps[rows], time = _fastest(session, plan.steps, sizes)
+        if plan.few and rows <= TRIED_UP_TO:
+            few[rows], few_time = _fastest(session, plan.few, sizes)
+            won[rows] = few_time < time and won.get(rows, True)
         if progress:
             progress("timing kernels", done + 1, len(shapes))
+    return replace(
+        plan,
+        steps=_with_choices(plan.steps, steps),
+        algorithms={name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())},
+        few=_with_choices(plan.few, few),
+        few_up_to=max(takewhile(lambda rows: won[rows], won), default=0),
+    )
 
-    def with_choices(steps: Sequence[Step]) -> tuple[Step, ...]:
-        return tuple(replace(step, choices=tuple(sorted(choices[_signature(step)].items()))) for step in steps)
 
-    algorithms = {name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())}
-    steps, few = with_choices(plan.steps), with_choices(plan.few)
-    return replace(plan, steps=steps, algorithms=algorithms, few=few, few_up_to=few_up_to)
+def _fastest(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) -> tuple[Ways, float]:
+    """The fastest ways of all steps for a shape, and the milliseconds that they take together."""
+    addresses = session.place([[operation for way in step.ways for operation in way] for step in steps], sizes)
+    _fill(session, sizes, addresses)
+    groups = dict[object, list[Step]]()
+    for step in steps:
+        groups.setdefault(_signature(step), []).append(step)
+    ranked = dict[object, list[int]]()
+    for signature, group in groups.items():
+        alike = group[:ALIKE]
+        times = [_time(session, alike, way, sizes, addresses) for way in range(len(alike[0].ways))]
+        ranked[signature] = _ranked(times, inf if _are_few(sizes) else NEAR)
+    return _settled(session, steps, ranked, sizes, addresses)
+
+
+def _with_choices(steps: Sequence[Step], taken: Mapping[int, Ways]) -> tuple[Step, ...]:
+    """The steps with the ways that they take of so many rows, which rise."""
+    return tuple(
+        replace(step, choices=tuple((rows, ways[_signature(step)]) for rows, ways in taken.items())) for step in steps
+    )
+
+
+def _ranked(times: Sequence[float], near: float) -> list[int]:
+    """The ways that run, and take less than `near` times as long as the fastest, which is the first."""
+    there = [way for way, time in enumerate(times) if time < inf and time <= near * min(times)]
+    return sorted(there, key=lambda way: times[way])
+
+
+def _are_few(sizes: Mapping[str, int]) -> bool:
+    return sizes["tokens"] <= TRIED_UP_TO
 
 
 def _settled(
@@ -72,20 +98,23 @@ def _settled(
     ranked: Mapping[object, Sequence[int]],
     sizes: Mapping[str, int],
     addresses: Mapping[str, int],
-) -> tuple[dict[object, int], float]:
+) -> tuple[Ways, float]:
     """The ways that are fastest beside each other, and the milliseconds of all steps: of few rows, a kernel's end and
-    the next one's start cost as much as the work between, and they depend on both."""
+    the next one's start cost as much as the work between, and depend on both; of many, the GPU's clock falls by as much
+    as the whole takes more power. So what a way takes the place of is timed again, right behind it."""
 
-    def time(taken: Mapping[object, int]) -> float:
+    def time(taken: Ways) -> float:
         operations = [operation for step in steps for operation in step.ways[taken[_signature(step)]]]
         return _replayed(session, operations, sizes, addresses)
 
     taken = {signature: ways[0] for signature, ways in ranked.items()}
     best = time(taken)
-    if sizes["tokens"] <= FEWEST:
-        for signature, way in ROUNDS * [(signature, way) for signature, ways in ranked.items() for way in ways]:
-            other = {**taken, signature: way}
-            if other != taken and (found := time(other)) < best:
+    rounds = 2 if _are_few(sizes) else 1
+    for signature, way in rounds * [(signature, way) for signature, ways in ranked.items() for way in ways]:
+        other = {**taken, signature: way}
+        if other != taken and (found := time(other)) < WORTH * best:
+            best = time(taken)
+            if found < WORTH * best:
                 taken, best = other, found
     return taken, best
 
@@ -147,7 +176,7 @@ def _replayed(
     session.device.replay(graph)
     times = [session.device.milliseconds(lambda: session.device.replay(graph)) for _ in range(REPLAYS)]
     session.device.forget(graph)
-    return min(times)
+    return median(times)
 
 
 def _signature(step: Step) -> object:

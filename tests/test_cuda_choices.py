@@ -1,0 +1,249 @@
+"""Which ways and which steps a plan takes for how many rows: by timing, and what is left of the plan then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertc.targets.cuda.plan import Buffer, Kernel, Launch, Operation, Place, Plan, Product, Size, Step, read_plan
+from bertc.targets.cuda.session import Session, algorithm_key
+from bertc.targets.cuda.tune import ALIKE, TRIED_UP_TO, tuned
+
+Cost = Callable[[Sequence[str], Mapping[str, int]], float]
+"""Operations that run one after the other, and the sizes of a shape -> milliseconds."""
+
+
+def launch(kernel: str, name: str = "") -> Launch:
+    return Launch(kernel, (Size(1), Size(1), Size(1)), (Place(name or kernel),), (), (name or kernel,))
+
+
+def step(name: str, *kernels: str) -> Step:
+    """A step with one way for each kernel."""
+    return Step(name, tuple((launch(kernel, name),) for kernel in kernels))
+
+
+def plan_of(steps: Sequence[Step], few: Sequence[Step] = (), few_up_to: int = 0, kernels: Collection[str] = ()) -> Plan:
+    names = {
+        operation.kernel
+        for each in (*steps, *few)
+        for way in each.ways
+        for operation in way
+        if isinstance(operation, Launch)
+    }
+    made = {name: Kernel(f"{name}.cubin", name, 4, 0) for name in sorted({*names, *kernels})}
+    return Plan("sm_90", {"y": Buffer("f16", Size(1))}, {}, made, tuple(steps), {}, few=tuple(few), few_up_to=few_up_to)
+
+
+def kernels_of(steps: Sequence[Step], rows: int) -> list[str]:
+    """The kernels that steps take for so many rows."""
+    return [operation.kernel for each in steps for operation in each.way(rows) if isinstance(operation, Launch)]
+
+
+# ------------------------------------------------------------------------------------------------- what is left
+
+
+def test_steps_for_few_rows_are_taken_up_to_a_number_of_rows() -> None:
+    plan = plan_of([step("a", "plain")], [step("a", "few")], few_up_to=32)
+    assert [plan.taken(rows) is plan.few for rows in (1, 32, 33, 4096)] == [True, True, False, False]
+    assert replace(plan, few_up_to=0).taken(1) is plan.steps
+    assert plan_of([step("a", "plain")]).taken(1) == plan.steps
+
+
+@st.composite
+def steps(draw: st.DrawFn, prefix: str) -> list[Step]:
+    """Steps whose choices rise, but for the last one, whose number of rows says nothing."""
+    made: list[Step] = []
+    for index in range(draw(st.integers(1, 3))):
+        count = draw(st.integers(1, 4))
+        limits = sorted(draw(st.sets(st.integers(1, 9), max_size=4)))
+        choices = tuple((limit, draw(st.integers(0, count - 1))) for limit in (*limits, 0))
+        made.append(replace(step(f"s{index}", *(f"{prefix}{index}.{way}" for way in range(count))), choices=choices))
+    return made
+
+
+@given(steps("plain"), steps("few"), st.integers(0, 10))
+def test_a_pruned_plan_does_the_same_with_nothing_besides(plain: list[Step], few: list[Step], few_up_to: int) -> None:
+    plan = plan_of(plain, few, few_up_to, kernels=["a way's that was not chosen"])
+    pruned = plan.pruned()
+    used: set[str] = set()
+    for rows in range(1, 13):
+        taken = kernels_of(plan.taken(rows), rows)
+        assert kernels_of(pruned.taken(rows), rows) == taken
+        used |= {*taken}
+    left = [operation for each in (*pruned.steps, *pruned.few) for way in each.ways for operation in way]
+    assert pruned.kernels.keys() == used == {operation.kernel for operation in left if isinstance(operation, Launch)}
+    assert len(left) == len(used)
+    assert bool(pruned.few) == (few_up_to > 0)
+    assert pruned.pruned() == pruned == read_plan(pruned.to_json())
+
+
+# ------------------------------------------------------------------------------------------------------- timing
+
+
+class Timed(Session):
+    """A session, and its device, that runs nothing: what is started is written down, and takes as long as is said."""
+
+    def __init__(self, plan: Plan, cost: Cost, algorithms: Sequence[bytes] = ()) -> None:
+        self.plan, self.cost = plan, cost
+        self.algorithms: dict[str, bytes] = {}
+        self.runs: list[tuple[int, tuple[str, ...]]] = []
+        """Rows and operations of everything that was timed."""
+        self.uploaded: dict[str, list[int]] = {}
+        self.blas: Any = SimpleNamespace(algorithms=lambda problem: algorithms)  # pyright: ignore[reportUnknownLambdaType]
+        self.device: Any = self
+        self._started: list[str] = []
+        self._sizes: Mapping[str, int] = {}
+
+    def place(self, ways: Sequence[Sequence[Operation]], sizes: Mapping[str, int]) -> dict[str, int]:
+        self._sizes = sizes
+        return {name: index for index, name in enumerate(self.plan.buffers)}
+
+    def start(self, operation: Operation, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
+        if isinstance(operation, Launch):
+            self._started.append(operation.kernel)
+            return
+        algorithm = self.algorithms[algorithm_key(self.problem(operation, sizes))]
+        if algorithm == b"fails":
+            raise RuntimeError
+        self._started.append(algorithm.decode())
+
+    def upload(self, address: int, array: Any) -> None:
+        self.uploaded[[*self.plan.buffers][address]] = array.tolist()
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
+    def replay(self, graph: Callable[[], None]) -> None:
+        graph()
+
+    def forget(self, graph: Callable[[], None]) -> None:
+        pass
+
+    def milliseconds(self, work: Callable[[], None]) -> float:
+        self._started.clear()
+        work()
+        self.runs.append((self._sizes["tokens"], tuple(self._started)))
+        return self.cost(self._started, self._sizes)
+
+
+def shape(batch: int, seq: int) -> dict[str, int]:
+    return {"batch": batch, "seq": seq, "tokens": batch * seq}
+
+
+def of_each(times: Mapping[str, float]) -> Cost:
+    """Operations whose times add up."""
+    return lambda started, sizes: sum(times[kernel] for kernel in started)
+
+
+def test_the_fastest_way_of_each_step_for_each_number_of_rows() -> None:
+    def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
+        return sum({"small": sizes["tokens"], "large": 100}[kernel] for kernel in started)
+
+    progress: list[tuple[str, int, int]] = []
+
+    def note(what: str, done: int, all: int) -> None:
+        progress.append((what, done, all))
+
+    plan = tuned(Timed(plan_of([step("a", "small", "large")]), cost), [shape(8, 128), shape(1, 16)], note)
+    assert plan.steps[0].choices == ((16, 0), (1024, 1))
+    assert progress == [("timing kernels", 1, 2), ("timing kernels", 2, 2)]
+    assert (plan.few, plan.few_up_to) == ((), 0)
+
+
+def test_what_is_settled_for_few_rows_is_theirs_alone() -> None:
+    """A step that stands in both lists, and is faster one way beside products, the other way beside clusters."""
+    shared = step("attention", "alone", "beside clusters")
+    plan = plan_of([shared, step("up", "product")], [shared, step("up", "cluster")])
+
+    alone = of_each({"alone": 2, "beside clusters": 3, "product": 5, "cluster": 1})
+
+    def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
+        return alone(started, sizes) + 4 * (("alone", "cluster") in pairwise(started))
+
+    found = tuned(Timed(plan, cost), [shape(1, 16)])
+    assert kernels_of(found.steps, 16) == ["alone", "product"]
+    assert kernels_of(found.few, 16) == ["beside clusters", "cluster"]
+    assert found.few_up_to == 16
+
+
+@pytest.mark.parametrize("count", [3, ALIKE + 3])
+def test_steps_of_different_layers_are_timed_together_and_each_once(count: int) -> None:
+    """As many as are enough to push the weights out of the cache; what stands in both lists counts in each alone."""
+    layers = [step(f"layer.{index}", "a", "b") for index in range(count)]
+    session = Timed(plan_of(layers, layers), of_each({"a": 2, "b": 1}))
+    plan = tuned(session, [shape(1, 16)])
+    assert {len(started) for _, started in session.runs} == {min(count, ALIKE), count}
+    assert {each.choices for each in (*plan.steps, *plan.few)} == {((16, 1),)}
+
+
+@pytest.mark.parametrize(
+    ("won", "few_up_to"),
+    [
+        ([], 0),
+        ([(1, 16)], 16),
+        ([(1, 16), (2, 32), (1, 128), (8, 16)], 128),
+        ([(1, 16), (1, 128), (8, 16)], 16),  # 64 rows were faster without
+        ([(2, 32), (1, 128), (8, 16)], 0),
+        ([(1, 16), (2, 32), (1, 128)], 64),  # 8 sequences of 16 were not, one of 128 was
+        ([(1, 16), (2, 32), (8, 16)], 64),
+    ],
+)
+def test_steps_for_few_rows_are_faster_at_all_rows_that_take_them(won: list[tuple[int, int]], few_up_to: int) -> None:
+    shapes = [(1, 16), (2, 32), (1, 128), (8, 16), (1, TRIED_UP_TO + 1)]
+
+    def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
+        return {"plain": 2.0, "few": 1.0 if (sizes["batch"], sizes["seq"]) in won else 3.0}[started[0]]
+
+    session = Timed(plan_of([step("a", "plain")], [step("a", "few")]), cost)
+    plan = tuned(session, [shape(*each) for each in shapes])
+    assert plan.few_up_to == few_up_to
+    assert max(rows for rows, started in session.runs if started == ("few",)) == 128
+    assert plan.steps[0].choices[-1] == (TRIED_UP_TO + 1, 0)
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(TRIED_UP_TO, ["a.1", "b"]), (TRIED_UP_TO + 1, ["a.0", "b"])])
+def test_ways_are_tried_beside_each_other_of_few_rows(rows: int, taken: list[str]) -> None:
+    """By itself the first way is faster; the step behind it starts earlier behind the second."""
+
+    alone = of_each({"a.0": 2, "a.1": 3, "b": 5})
+
+    def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
+        return alone(started, sizes) + 4 * (("a.0", "b") in pairwise(started))
+
+    plan = tuned(Timed(plan_of([step("first", "a.0", "a.1"), step("second", "b")]), cost), [shape(1, rows)])
+    assert kernels_of(plan.steps, rows) == taken
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "way", "kept"),
+    [
+        ((b"slow", b"fails", b"fast"), 1, b"fast"),
+        ((b"slow",), 0, b"slow"),
+        ((b"fails",), 0, None),
+        ((), 0, None),
+    ],
+)
+def test_products_of_the_library(algorithms: Sequence[bytes], way: int, kept: bytes | None) -> None:
+    """By its fastest algorithm; where none runs, that is no way."""
+    product = Product(Place("x"), Place("w"), Place("y"), Size(1, ("tokens",)), Size(64), 64, 64)
+    steps = [Step("a", ((launch("ours"),), (product,)))]
+    session = Timed(plan_of(steps), of_each({"ours": 2, "slow": 3, "fast": 1}), algorithms)
+    plan = tuned(session, [shape(1, 16)])
+    assert plan.steps[0].choices == ((16, way),)
+    assert [*plan.algorithms.values()] == ([kept.hex()] if kept else [])
+    assert kernels_of(plan.pruned().steps, 16) == (["ours"] if way == 0 else [])
+
+
+def test_attention_finds_sequences_without_padding() -> None:
+    plan = plan_of([step("a", "attention")])
+    vectors = {name: Buffer("i32", Size(1, ("batch",))) for name in ("lengths", "starts")}
+    session = Timed(replace(plan, buffers=vectors), of_each({"attention": 1}))
+    tuned(session, [shape(3, 7)])
+    assert session.uploaded == {"lengths": [7, 7, 7], "starts": [0, 7, 14]}

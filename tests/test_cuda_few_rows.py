@@ -1,0 +1,176 @@
+"""Steps for few rows from build to run: which steps a session starts, what a bundle keeps, other weights in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import weights_of
+from test_cuda import wide_spec
+from test_cuda_session import HostDevice, InterpretedSession, NoProducts
+from test_refit import checkpoint, files_of, refusal, uncompiled
+
+import bertc
+from bertc.compiler import compile
+from bertc.elaborate import elaborate
+from bertc.reference import evaluate
+from bertc.spec import Spec
+from bertc.targets.cuda import _write_weights
+from bertc.targets.cuda import session as session_module
+from bertc.targets.cuda.lower import Lowering
+from bertc.targets.cuda.plan import Launch, Operation, Plan, read_plan
+from bertc.targets.cuda.session import PLAN, WEIGHTS
+from bertc.targets.cuda.tune import TRIED_UP_TO
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # rows of padding overflow in the interpreter
+
+FEW_UP_TO = 16
+
+
+class Recording(InterpretedSession):
+    """The session that notes what it starts."""
+
+    started: list[Operation]
+
+    def start(self, operation: Operation, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
+        self.started.append(operation)
+        super().start(operation, sizes, addresses)
+
+
+@pytest.fixture(scope="module", params=["[default]", "[default, pack_sequences]"], ids=["padded", "packed"])
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recording, Spec]:
+    """A session with steps for few rows, and its spec."""
+    spec = wide_spec(passes=request.param, precision="fp16")
+    layer = {"encoder": replace(spec.network["encoder"], repeat=1)}
+    spec = replace(spec, sizes={**spec.sizes, "layers": 1}, network={**spec.network, **layer})
+    weights = weights_of(elaborate(spec))
+    plain = Lowering(compile(spec, "cuda"), weights, "f16", architecture="sm_80")
+    outputs = plain.run()
+    few = Lowering(plain.graph, weights, "f16", architecture="sm_80", of=plain)
+    few.run()
+    folder = tmp_path_factory.mktemp("plan")
+    plan = Plan(
+        *("sm_90", plain.buffers | few.buffers, _write_weights(plain.constants, folder / WEIGHTS), {}),
+        *(tuple(plain.steps), outputs),
+        few=tuple(few.steps),
+        few_up_to=FEW_UP_TO,
+    )
+    (folder / PLAN).write_text(plan.to_json())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module, "Blas", NoProducts)
+        session = Recording(folder, HostDevice())  # pyright: ignore[reportArgumentType]
+    session.lowering = plain
+    return session, spec
+
+
+@pytest.mark.parametrize(("tokens", "few"), [(5, True), (FEW_UP_TO, True), (FEW_UP_TO + 1, False)])
+def test_a_session_takes_them_for_few_rows(tokens: int, few: bool, opened: tuple[Recording, Spec]) -> None:
+    """One sequence: all of its steps are started and timed, none of the others, and both compute the same."""
+    session, spec = opened
+    taken = session.plan.few if few else session.plan.steps
+    ids = np.random.default_rng(tokens).integers(0, 53, (1, tokens)).astype(np.int32)
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    session.started = []
+    answers = session.run(inputs)
+    once = [operation for step in taken for operation in step.way(tokens)]
+    assert {*session.started} == {*once}  # before the capture, and in what it captured
+    assert session.started[-len(once) :] == once
+    clusters = [op for op in once if isinstance(op, Launch) and op.kernel.startswith("linear_cluster-")]
+    assert len(clusters) == (4 * spec.sizes["layers"] if few else 0)
+    assert session.step_times(inputs, 1).keys() == {step.name for step in taken}
+    graph = elaborate(spec)
+    for name, expected in evaluate(graph, inputs, weights_of(graph)).items():
+        assert np.abs(answers[name] - expected).max() < 2e-2, name  # f16, as in test_cuda
+
+
+# ------------------------------------------------------------------------------------------------------ bundles
+
+
+class Opened:
+    """What timing opens: the plan as it was compiled, its kernels beside it."""
+
+    def __init__(self, folder: Path, device: HostDevice) -> None:
+        self.device = device
+        self.plan = read_plan((folder / PLAN).read_text())
+        self.closed = False
+        assert {path.name for path in folder.glob("*.cubin")} == {kernel.file for kernel in self.plan.kernels.values()}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def build(path: Path, monkeypatch: pytest.MonkeyPatch, few_up_to: int | None, **arguments: Any) -> Plan:
+    """A bundle's plan: built without a GPU where `few_up_to` is None, else with one on which the last way of every step
+    was the fastest, and the steps for few rows were so up to that."""
+    sessions: list[Opened] = []
+
+    def tuned(session: Opened, shapes: object, progress: object) -> Plan:
+        sessions.append(session)
+        steps, few = (
+            tuple(replace(step, choices=((64, len(step.ways) - 1),)) for step in each)
+            for each in (session.plan.steps, session.plan.few)
+        )
+        return replace(session.plan, steps=steps, few=few, few_up_to=few_up_to)
+
+    for name, double in {
+        "compile_kernels": uncompiled,
+        "Session": Opened,
+        "Device": HostDevice,
+        "tuned": tuned,
+    }.items():
+        monkeypatch.setattr(f"bertc.targets.cuda.{name}", double)
+    monkeypatch.setattr("bertc.targets.cuda._architecture_here", lambda: None if few_up_to is None else "sm_90")
+    bertc.build(wide_spec(precision="fp16"), path, "cuda", architectures=["sm_90"], **arguments)
+    assert [session.closed for session in sessions] == ([] if few_up_to is None else [True])
+    return read_plan((path / PLAN).read_text())
+
+
+@pytest.mark.parametrize("few_up_to", [None, 0, 32])
+def test_a_bundle_keeps_what_can_be_taken(
+    few_up_to: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timed: one way of each step, of those for few rows only where they won. Not timed: what a rule chooses."""
+    plan = build(tmp_path / "x", monkeypatch, few_up_to, random_seed=0)
+    assert bool(plan.few) == (few_up_to != 0)
+    every = [step for row in (1, 100, 192, 193, TRIED_UP_TO + 1) for step in plan.taken(row)]
+    assert {*every} == {*plan.steps, *plan.few}
+    assert {len(step.ways) for step in (*plan.steps, *plan.few)} == {1}
+    launched = {op.kernel for step in every for way in step.ways for op in way if isinstance(op, Launch)}
+    assert plan.kernels.keys() == launched
+    files = {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")}
+    assert files == {kernel.file for kernel in plan.kernels.values()}
+
+
+@pytest.mark.parametrize("few_up_to", [None, 0, 32])
+def test_other_weights(few_up_to: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build lays them out, those that norms in products need too, whether timing has kept these or not."""
+    new = checkpoint(tmp_path / "new", 1, wide_spec(precision="fp16"))
+    build(tmp_path / "refitted", monkeypatch, few_up_to, random_seed=0)
+    built = build(tmp_path / "built", monkeypatch, few_up_to, weights=new)
+    bertc.refit(tmp_path / "refitted", new)
+    assert files_of(tmp_path / "refitted") == files_of(tmp_path / "built")
+    assert any(" · " in name for name in built.weights)
+
+
+def test_other_weights_where_no_shape_has_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing is laid out for them."""
+    monkeypatch.setattr("bertc.targets.cuda.TRIED_UP_TO", 0)
+    new = checkpoint(tmp_path / "new", 1, wide_spec(precision="fp16"))
+    build(tmp_path / "refitted", monkeypatch, None, random_seed=0)
+    built = build(tmp_path / "built", monkeypatch, None, weights=new)
+    bertc.refit(tmp_path / "refitted", new)
+    assert files_of(tmp_path / "refitted") == files_of(tmp_path / "built")
+    assert not built.few
+    assert not any(" · " in name for name in built.weights)
+
+
+def test_a_layout_without_what_the_plan_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bertc that names a constant otherwise does not refit the bundle."""
+    new = checkpoint(tmp_path / "new", 1, wide_spec(precision="fp16"))
+    build(tmp_path / "x", monkeypatch, 32, random_seed=0)
+    monkeypatch.setattr("bertc.targets.cuda.products.clusters.fits", lambda lowering, x, n: False)
+    assert refusal(tmp_path / "x", new)[0] == "B0516"

@@ -34,6 +34,12 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         self.error(f"unknown argument `{argument}`; {did_you_mean(argument.partition('=')[0], flags)}")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A misspelt verb is answered with the nearest one."""
+        if action.metavar == "VERB" and value not in (verbs := action.choices or ()):
+            self.error(f"there is no verb `{value}`; {did_you_mean(value, verbs)}")
+        super()._check_value(action, value)
+
     def read_environment(self, environment: Mapping[str, str]) -> None:
         """Make the variable `BERTC_FLAG` the default of `--flag`; what is typed goes before it."""
         for action in self._actions:
@@ -45,6 +51,12 @@ class Parser(argparse.ArgumentParser):
             choices = ("0", "1") if action.nargs == 0 else action.choices
             if choices is not None and value not in choices:
                 self.wrong_variable = f"{variable} is one of {', '.join(choices)}, but `{value}` was found"
+                continue
+            try:
+                if callable(action.type):
+                    action.type(value)
+            except argparse.ArgumentTypeError as problem:
+                self.wrong_variable = f"{variable}: {problem}"
                 continue
             given = value == "1" if action.nargs == 0 else [value] if isinstance(action.default, list) else value
             self.set_defaults(**{action.dest: given})

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as `nohup` leaves it
             signal.signal(signum, _stop)
+    warnings.formatwarning = _one_line
     sys.exit(run(arguments))
 
 
@@ -78,6 +80,10 @@ def _say(text: str) -> None:
 def _drop_output() -> None:
     """What is still to be printed is not."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(message: Warning | str, *where: object) -> str:
+    return f"warning: {message}\n"
 
 
 def _open_closed_streams() -> None:

@@ -91,11 +91,17 @@ def error(code: str, message: str, span: Span | None = None, help: str | None = 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """A help line for a misspelt `name`: the nearest candidate, else all of them."""
     known = sorted(candidates)
-    if near := get_close_matches(name, known, n=1):
-        return f"did you mean `{near[0]}`?"
+    if near := nearest(name, known):
+        return near
     if not known:
         return "none is defined here"
     return "there are: " + ", ".join(f"`{candidate}`" for candidate in known)
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """A help line with the candidate that is like a misspelt `name`, or None where none is."""
+    near = get_close_matches(name, sorted(candidates), n=1)
+    return f"did you mean `{near[0]}`?" if near else None
 
 
 def _window(span: Span, width: int = 110) -> tuple[str, int, int]:

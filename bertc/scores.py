@@ -21,7 +21,7 @@ from bertc.evaluation.reference_network import open_reference
 from bertc.evaluation.squad import evaluate_squad
 from bertc.evaluation.squad_file import read_squad
 from bertc.evaluation.transformers_network import open_transformers
-from bertc.output import document, progress_bars
+from bertc.output import Progress, document, progress_bars
 from bertc.tasks import texts_of
 from bertc.text.answers import Reading
 from bertc.writing import replacing
@@ -72,7 +72,8 @@ def run_compare(options: Namespace) -> int:
     with ExitStack() as opened:
         first = opened.enter_context(_opened(options.bundle, options))
         second, engines = _other(options, first, opened)
-        differences = compare(first.run_sequences, second, _sequences(options, engines))
+        progress, _ = opened.enter_context(progress_bars())
+        differences = compare(first.run_sequences, second, _sequences(options, engines, progress))
     layers = layers_of(bundle_graph(first.bundle)) if options.layers else ()
     inside, outputs = ([one for one in differences if (one.output in layers) is within] for within in (True, False))
     apart = [one for one in (*inside, *outputs) if options.atol is not None and not one.largest <= options.atol]
@@ -107,16 +108,17 @@ def _other(options: Namespace, first: Engine, opened: ExitStack) -> tuple[Networ
             return second.run_sequences, [first, second]
 
 
-def _sequences(options: Namespace, engines: Sequence[Engine]) -> Iterator[Sequences]:
+def _sequences(options: Namespace, engines: Sequence[Engine], progress: Progress | None) -> Iterator[Sequences]:
     """The texts that are given as the first bundle's tokenizer cuts them, else random ids that all bundles take."""
     if not options.texts and options.input is None:
         manifests = [engine.bundle.manifest for engine in engines]
         longest = min(max(profile.seq.largest for profile in manifest.profiles) for manifest in manifests)
         vocab = min(manifest.sizes["vocab"] for manifest in manifests)
-        yield from blocks_of(*random_sequences(options.sequences, longest, vocab, options.seed))
+        yield from blocks_of(*random_sequences(options.sequences, longest, vocab, options.seed), progress)
         return
-    model = engines[0].text
+    model, before = engines[0].text, 0
     for named, texts in texts_of(model, options):
         found = named.encodings(texts, cut=True)
         types = [np.array(one.types) * (model.types > 1) for one in found]
-        yield from blocks_of([np.array(one.ids) for one in found], types)
+        yield from blocks_of([np.array(one.ids) for one in found], types, progress, before)
+        before += len(found)

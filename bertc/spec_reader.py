@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bertc.errors import Diagnostic, Span, did_you_mean
+from bertc.errors import Diagnostic, Span, did_you_mean, nearest
 from bertc.spec_fields import SPEC, Choice, Either, Field, Items, Kind, Real, Section, Text, Whole, describe
 from bertc.tree import MappingNode, Node, ScalarNode, SequenceNode, resolve, shown
 
@@ -160,11 +160,10 @@ def _found(kind: Kind, node: Node) -> str:
 
 
 def _advice(declared: Field, node: Node) -> str:
-    names = _choices(declared.kind)
     meaning = f"`{declared.name}`: {declared.meaning}"
     match node:
-        case ScalarNode(value=str() as text) if names:
-            return did_you_mean(text.lower(), names)
+        case ScalarNode(value=str() as text) if near := nearest(text.lower(), _choices(declared.kind)):
+            return near
         case ScalarNode() if isinstance(declared.kind, Items):
             return "put it in brackets, as a list of one"
         case ScalarNode(value=str() as text) if not _has_form(declared.kind, node):

@@ -87,8 +87,12 @@ def read_source(path: Path, asked: Span | None = None, name: str | None = None, 
 
 
 def shown(text: str, longest: int = 60) -> str:
-    """A text from a file, fit for an error message: short, and with nothing that steers a terminal."""
-    cut = text if len(text) <= longest else text[: longest - 1] + "…"
+    """A text from a file, or a path, fit for an error message: short, and with nothing that steers a terminal.
+
+    What is too long is cut in the middle, nearer to its beginning: paths differ at their ends.
+    """
+    front = longest // 3
+    cut = text if len(text) <= longest else f"{text[:front]}…{text[front + 1 - longest :]}"
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in cut)
 
 

@@ -136,7 +136,12 @@ class IBuilderConfig:
         return True
 
     def create_timing_cache(self, serialized_timing_cache):
-        text = bytes(serialized_timing_cache).decode()
+        text = bytes(serialized_timing_cache).decode(errors="replace")
+        if "\N{REPLACEMENT CHARACTER}" in text:
+            self._state["logger"].log(self._double.ILogger.Severity.ERROR, "Magic tag does not match")
+            if self._double.damaged_cache_is_none:
+                return None
+            text = ""
         return made(self._double, "ITimingCache", entries=set(text.splitlines()))
 
     def set_timing_cache(self, cache, ignore_mismatch):

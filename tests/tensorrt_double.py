@@ -68,7 +68,8 @@ def double(name: str, without: Collection[str] = (), fails: str | None = None, r
 
     `without` names classes and members (`INetworkDefinition.add_attention`) that it lacks besides; with `fails` every
     build logs that as an error and gives None, and so does what `refused` names (`Builder.__init__`). Engines run on
-    the stream of a `driver`, and fail at the shape `fails_at`.
+    the stream of a `driver`, and fail at the shape `fails_at`. A damaged timing cache is an empty one, as TensorRT for
+    RTX 1.7 has it, unless `damaged_cache_is_none`.
     """
     module: Any = ModuleType("tensorrt_rtx" if name.startswith("rtx") else "tensorrt")
     module.__path__, module.__spec__ = [], ModuleSpec(module.__name__, None)
@@ -78,6 +79,7 @@ def double(name: str, without: Collection[str] = (), fails: str | None = None, r
         name = "10.16"
     module.builds, module.fails, module.registry = [], fails, {}
     module.driver, module.fails_at, module.refused = None, None, frozenset(refused)
+    module.damaged_cache_is_none = False
     for stub in read_stub((STUBS / f"{name}.stub").read_text("utf-8")):
         if stub.name in without:
             continue

@@ -9,7 +9,7 @@ import json
 import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -31,7 +31,7 @@ from bertc.bench.workload import draw_workloads
 from bertc.bundle import read_bundle
 from bertc.cli import run
 from bertc.engine import Engine
-from bertc.errors import BertcError
+from bertc.errors import BertcError, error
 from bertc.shapes import Profile, Range
 from bertc.targets import Phases
 
@@ -427,6 +427,31 @@ def test_on_a_gpu_the_device_is_asked_for_every_batch(
     assert bench(bundle, **shapes).rows[0].engines[0].device_ms == Phases(1.0, 96.0, 2.0)
 
 
+def test_shapes_that_the_engine_does_not_take_are_refused_before_any_runs(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn sequences are: they come in batches that it takes."""
+    (tmp_path / "lengths.txt").write_text("3 9")
+    opened, ran = bertc.open(bundle), list[int]()
+
+    def check_shape(batch: int, seq: int) -> None:
+        if batch > 4:
+            raise error("B0702", f"{batch} of {seq} do not fit")
+
+    def counted(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        ran.append(len(inputs["input_ids"]))
+        return opened.runtime.run(inputs)
+
+    runtime = replace(opened.runtime, run=counted, check_shape=check_shape)
+    monkeypatch.setattr("bertc.bench.open", lambda path, device: Engine(opened.bundle, runtime))
+    shapes: dict[str, Any] = {"batch_sizes": (2, 5), "seqs": (8,), "protocol": Protocol(2, 0.0, 0.0)}
+    with pytest.raises(BertcError, match="5 of 8 do not fit"):
+        bench(bundle, **shapes)
+    assert ran == []
+    bench(bundle, lengths=str(tmp_path / "lengths.txt"), **(shapes | {"seqs": (9,)}))
+    assert ran
+
+
 def test_progress_is_told(bundle: Path) -> None:
     told: list[tuple[str, int, int]] = []
     bench(bundle, protocol=Protocol(2, 0.0, 0.0), progress=lambda *step: told.append(step))
@@ -436,6 +461,11 @@ def test_progress_is_told(bundle: Path) -> None:
 WRONG: dict[str, tuple[list[str], int, str]] = {
     "a peer that is not there": (["--against", "onnxruntme"], 2, "did you mean `onnxruntime`?"),
     "too wide": (["--seq", "17"], 3, "at most 16 tokens, but 17 were asked for"),
+    "too many": (
+        ["--batch", "1,100000000"],
+        3,
+        "at most 16777216 tokens are measured at once, but 100000000 sequences",
+    ),
     "no such lengths": (["--lengths", "sqaud"], 3, "lengths cannot be read from `sqaud`: No such file or directory\n"),
     "no such device": (["--device", "1"], 4, "there is no device 1"),
     "no such spec": (["--spec", "bert-bas"], 2, "did you mean `bert-base`?"),

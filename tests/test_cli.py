@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,32 @@ def test_unknown_flag_is_answered_with_the_nearest(capfd: Any) -> None:
     assert "did you mean" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("verb", "says"), [("inspct", "did you mean `inspect`?"), ("zzz", "there are: `bench`, `build`, `check`, ")]
+)
+def test_a_misspelt_verb_is_answered_with_the_nearest(verb: str, says: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run([verb, "bert-base"])
+    assert caught.value.code == 2
+    error, see = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: there is no verb `{verb}`; {says}")
+    assert see == "See `bertc --help`."
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--precision", "fp61"), "did you mean `fp16`?"),
+        (("--precision", "zzz"), "`precision`: of weights and products; norms and softmax stay fp32"),
+    ],
+)
+def test_what_is_possible_is_said_once(flags: tuple[str, str], said: str, capsys: Any) -> None:
+    assert run(["inspect", "bert-base", *flags]) == 2
+    message, *_, help = capsys.readouterr().err.splitlines()
+    assert message == f"error[B0212]: expected `precision` to be one of `fp32`, `fp16`, `bf16`, but found `{flags[1]}`"
+    assert help == f"  = help: {said}"
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from bertc.arguments import make_parser; make_parser(); print(sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -148,6 +175,24 @@ def test_flags_stand_in_the_environment(spec: str, monkeypatch: pytest.MonkeyPat
     wrong = "error: BERTC_JSON is one of 0, 1, but `yes` was found\nSee `bertc inspect --help`.\n"
     assert capsys.readouterr().err.endswith(wrong)
     assert run(["completion", "bash"]) == 0  # which has no such flag
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "arguments", "says"),
+    [
+        ("BERTC_DEVICE", "one", ["run", "x"], "expected a whole number from 0 to 999999999, but `one` was found"),
+        ("BERTC_DEVICE", "one", ["run", "x", "embed"], "expected a whole number from 0 to 999999999, but `one` was"),
+        ("BERTC_BATCH", "1,0", ["bench", "x"], "expected a whole number from 1 to 999999999, but `0` was found"),
+    ],
+)
+def test_a_variable_that_a_flag_does_not_take(
+    variable: str, value: str, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as caught:
+        run(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {variable}: {says}")
 
 
 def test_trtexec_names_and_several_profiles(spec: str, tmp_path: Path) -> None:
@@ -210,6 +255,41 @@ def test_a_stopped_build_leaves_nothing(sent: signal.Signals, tmp_path: Path) ->
     process.send_signal(sent)
     assert process.wait(60) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["scripts"]["bertc"]
+
+STARTS = {
+    "python -m bertc": "runpy.run_module('bertc', run_name='__main__')",
+    "bertc": "getattr(importlib.import_module('{}'), '{}')()".format(*SCRIPT.split(":")),
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_ctrl_c_while_python_imports(start: str) -> None:
+    """As the terminal sends it, when the module of all verbs looks for one of those that it needs."""
+    program = f"""
+import importlib, os, runpy, signal, sys
+class Interrupting:
+    def find_spec(name, *_):
+        if name == "bertc.spec_verbs":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting)
+{start}
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
+
+
+def test_a_warning_is_one_line() -> None:
+    program = """
+import warnings
+from bertc import cli
+cli.VERBS["doctor"] = lambda options: warnings.warn("it is late") or 0
+cli.main(["doctor"])
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stderr == "warning: it is late\n"
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import bertc
 from bertc.cli import run
 from bertc.engine import Engine
 from bertc.errors import BertcError
-from bertc.evaluation.comparison import FIRST_ID, Network, compare, random_sequences
+from bertc.evaluation.comparison import FIRST_ID, Network, blocks_of, compare, random_sequences
 
 HEADS = {
     "hidden": "BertModel",
@@ -111,6 +113,34 @@ def test_random_sequences() -> None:
     assert {len(row) for row in ids} == set(range(1, 8))
     assert {int(token) for row in ids for token in row} == set(range(FIRST_ID, 20))
     assert all(row.shape == kinds.shape and not kinds.any() for row, kinds in zip(ids, types, strict=True))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+@pytest.mark.parametrize("texts", [(), ("a b", "c")], ids=["random", "texts"])
+def test_progress_is_a_bar_on_a_terminal(
+    texts: tuple[str, ...], stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert run(["compare", "hidden", "other", *texts]) == 0
+    assert ("sequences" in sys.stderr.getvalue()) == (stream is Terminal)
+
+
+def test_progress_is_told_when_a_block_is_done() -> None:
+    """A file comes in parts: the second, of 11 sequences after 5."""
+    told: list[tuple[str, int, int]] = []
+    seen: list[int] = []
+    for ids, _ in blocks_of(*random_sequences(11, 3, 9, 0), lambda *step: told.append(step), 5):
+        assert len(told) == len(seen)
+        seen.append(len(ids))
+    assert seen == [8, 3]
+    assert told == [("sequences", 13, 16), ("sequences", 16, 16)]
 
 
 def network(*outputs: Mapping[str, Sequence[float]]) -> Network:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -22,6 +27,7 @@ from bertc.shapes import Profile, Range
 from bertc.targets import tensorrt as target
 from bertc.targets.tensorrt.build import add_profiles
 from bertc.targets.tensorrt.network import Network
+from bertc.targets.tensorrt.timing_cache import TimingCache
 
 VERSIONS = ("10.16", "11.4")
 
@@ -257,3 +263,81 @@ def test_a_timing_cache_that_cannot_be_written(trt: Any, spec_file: Path, tmp_pa
     assert build(spec_file, tmp_path / "x", "--timing-cache", str(tmp_path / "cache")) == 3
     assert "the timing cache" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("is_none", [False, True], ids=["empty", "none"])
+def test_a_damaged_timing_cache_is_begun_anew(is_none: bool, trt: Any, spec_file: Path, tmp_path: Path) -> None:
+    """With a warning that has TensorRT's reason, which a later failure does not take for its own."""
+    trt.damaged_cache_is_none = is_none
+    path = tmp_path / f"tensorrt-{trt.__version__}-NVIDIA-H200.cache"
+    path.write_bytes(b"\xff\xff")
+    with pytest.warns(UserWarning, match=f"`{path}` is begun anew, .*: Magic tag does not match") as warned:
+        assert build(spec_file, tmp_path / "x", "--timing-cache", str(tmp_path)) == 0
+    assert len(warned) == 1
+    assert trt.builds[0][1]._state["began_with"] == set()
+    assert len(cached(tmp_path)) == 1
+    path.write_bytes(b"\xff\xff")
+    trt.fails = "no tactic"
+    with pytest.warns(UserWarning, match="begun anew"), pytest.raises(BertcError, match="no tactic"):
+        bertc.build(
+            bertc.load(str(spec_file)), tmp_path / "y", "tensorrt", random_seed=0, builder={"timing_cache": tmp_path}
+        )
+
+
+def cache_config(entry: str) -> Any:
+    """What a build has that measured `entry`."""
+    trt = double("11.4")
+    config = trt.Builder(trt.ILogger()).create_builder_config()
+    config.set_timing_cache(config.create_timing_cache(entry.encode()), False)
+    return config
+
+
+def merge(path: Path, entry: str, starting: Barrier, reading: Barrier) -> None:
+    """Add to the file; between its reading and its writing, wait a while for the other process to have read it too."""
+
+    class Waiting(TimingCache):
+        def _known(self, config: Any) -> Any:
+            known = super()._known(config)
+            with suppress(BrokenBarrierError):
+                reading.wait(0.5)
+            return known
+
+    config = cache_config(entry)
+    starting.wait()
+    Waiting(path).save(config)
+
+
+def test_two_processes_merge_into_one_file(tmp_path: Path) -> None:
+    """Without the lock both read before either writes, and what one of them measured is lost."""
+    path = tmp_path / "x.cache"
+    path.write_text("before")
+    processes = get_context("fork")
+    starting, reading = processes.Barrier(2), processes.Barrier(2)
+    merging = [
+        processes.Process(target=merge, args=(path, entry, starting, reading), daemon=True)
+        for entry in ("first", "second")
+    ]
+    for process in merging:
+        process.start()
+    for process in merging:
+        process.join(30)
+    assert [process.exitcode for process in merging] == [0, 0]
+    assert cached(tmp_path) == {"before", "first", "second"}
+
+
+def test_a_timing_cache_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads while it is written has the old one, which also stays when there is no room for the new one."""
+    path = tmp_path / "x.cache"
+    path.write_text("before")
+
+    def write_half(self: Path, data: Any) -> int:
+        with self.open("wb") as file:
+            file.write(bytes(data)[: len(data) // 2])
+        assert cached(tmp_path) == {"before"}
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(BertcError, match=r"error\[B0605\]: `.*x.cache` cannot be written: No space left on device"):
+        TimingCache(path).save(cache_config("a measurement"))
+    assert {found.name for found in tmp_path.iterdir()} == {"x.cache", "x.lock"}
+    assert cached(tmp_path) == {"before"}

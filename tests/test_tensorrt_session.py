@@ -180,7 +180,11 @@ def test_a_failed_run_leaves_the_engine_usable(trt: Any, tmp_path: Path) -> None
 def test_a_shape_that_no_profile_holds(trt: Any, tmp_path: Path) -> None:
     with bertc.open(built(tmp_path)) as engine:
         found = refusal(engine, batch_of(*[12] * 8))
-    assert found == ("B0702", "the engine takes at most 4 of 16, 8 of 8 tokens, but 8 of 12 were given")
+        assert found == ("B0702", "the engine takes at most 4 of 16, 8 of 8 tokens, but 8 of 12 were given")
+        assert engine.runtime.check_shape is not None
+        engine.runtime.check_shape(4, 12)
+        with pytest.raises(BertcError, match="but 8 of 12 were given"):
+            engine.runtime.check_shape(8, 12)
 
 
 def test_phases(trt: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bertc.errors import BertcError, Source, Span
 from bertc.json_reader import read_json
-from bertc.tree import MAXIMUM_DEPTH, MAXIMUM_NODES, MappingNode, Node, ScalarNode, SequenceNode
+from bertc.tree import MAXIMUM_DEPTH, MAXIMUM_NODES, MappingNode, Node, ScalarNode, SequenceNode, shown
 from bertc.yaml_reader import MAXIMUM_YAML, read_yaml
 
 
@@ -218,3 +218,16 @@ def test_any_text_is_a_tree_or_an_error(text: str) -> None:
             read(Source("a", text))
         except BertcError as problem:
             assert all(span.line >= 1 for d in problem.diagnostics if (span := d.span))  # noqa: PT017
+
+
+def test_a_long_path_is_cut_in_the_middle() -> None:
+    """Both its ends are shown, and of the two the file's name is the one that tells."""
+    path = f"/home/{'model/' * 20}snapshot/config.json"
+    found = shown(path)
+    assert len(found) == 60
+    front, back = found.split("…")
+    assert path.startswith(front)
+    assert path.endswith(back)
+    assert len(front) == 20
+    assert back.endswith("/snapshot/config.json")
+    assert shown(path[:60]) == path[:60]

@@ -57,8 +57,9 @@ def bench(
     peers get, or those at `weights`; without it theirs are random. `price` is in dollars an hour. `ops` measures
     each op as well, in runs behind the others.
 
-    Raises BertcError: what opening and running the bundle raises, B0001 and B0801 for peers, B0802 for other weights,
-    B0805 for an engine that does not tell the times of ops, B0002 and B0212 for lengths.
+    Raises BertcError: what opening and running the bundle raises, B0702 for shapes before the first of them runs, B0001
+    and B0801 for peers, B0802 for other weights, B0805 for an engine that does not tell the times of ops, B0002 and
+    B0212 for lengths.
     """
     for name in against:
         check_peer(name)
@@ -66,6 +67,7 @@ def bench(
     with open(path, device=device) as engine:
         opened = time.perf_counter()
         loads = draw_workloads(engine.bundle.manifest, batch_sizes, seqs, lengths, seed)
+        _check_shapes(engine, loads)
         first = _ours(engine, loads[0])
         first_started = time.perf_counter()
         first.run()
@@ -97,6 +99,14 @@ def bench(
             price_per_hour=price,
             rows=tuple(rows),
         )
+
+
+def _check_shapes(engine: Engine, loads: Sequence[Workload]) -> None:
+    """Before the first of them runs. Drawn sequences are sorted into batches that the engine takes."""
+    check = engine.runtime.check_shape
+    for load in loads:
+        if check is not None and load.whole:
+            check(len(load.ids), load.seq)
 
 
 def _peers(

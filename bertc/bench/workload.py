@@ -14,6 +14,9 @@ from bertc.errors import error
 from bertc.ops import Array
 from bertc.sequences import padded
 
+MOST_TOKENS = 1 << 24
+"""Of one workload, padding counted: vectors of 768 numbers for so many take 48 GiB."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -41,7 +44,8 @@ def draw_workloads(
 ) -> list[Workload]:
     """Random ids for every batch size and width, the profiles' usual ones where there are none.
 
-    Raises BertcError B0702 for a width that the bundle does not take, and what `draw_lengths` raises.
+    Raises BertcError B0702 for a width that the bundle does not take and for more than MOST_TOKENS, and what
+    `draw_lengths` raises.
     """
     longest = max(profile.seq.largest for profile in manifest.profiles)
     if too_long := [seq for seq in seqs if seq > longest]:
@@ -52,6 +56,10 @@ def draw_workloads(
         shapes = list(product(batch_sizes or (usual.batch.usual,), seqs or (usual.seq.usual,)))
     else:
         shapes = [(profile.batch.usual, profile.seq.usual) for profile in manifest.profiles]
+    if too_many := [(batch, seq) for batch, seq in shapes if batch * seq > MOST_TOKENS]:
+        batch, seq = too_many[0]
+        message = f"at most {MOST_TOKENS} tokens are measured at once, but {batch} sequences of {seq} were asked for"
+        raise error("B0702", message, None, "measure smaller batches")
     generator = np.random.default_rng(seed)
     found: list[Workload] = []
     for batch, seq in shapes:

@@ -23,6 +23,8 @@ Sequences = tuple[Sequence[Array], Sequence[Array]]
 Network = Callable[[Sequence[Array], Sequence[Array]], Sequence[Mapping[str, Array]]]
 """Ids and types -> the outputs of each sequence by name."""
 
+Progress = Callable[[str, int, int], None]
+
 TOGETHER = 8
 """Sequences that are run before the next are: all layers of them fit into memory."""
 
@@ -79,10 +81,18 @@ def compare(first: Network, second: Network, blocks: Iterable[Sequences]) -> lis
     return [one.difference(name) for name, one in sums.items()]
 
 
-def blocks_of(ids: Sequence[Array], types: Sequence[Array]) -> Iterator[Sequences]:
-    """Sequences as they are run: some at a time."""
+def blocks_of(
+    ids: Sequence[Array], types: Sequence[Array], progress: Progress | None = None, before: int = 0
+) -> Iterator[Sequences]:
+    """Sequences as they are run: some at a time.
+
+    `progress` is told how many are done, the ones `before` these too, and of how many: when the next are asked for.
+    """
     for start in range(0, len(ids), TOGETHER):
-        yield ids[start : start + TOGETHER], types[start : start + TOGETHER]
+        block = ids[start : start + TOGETHER]
+        yield block, types[start : start + TOGETHER]
+        if progress is not None:
+            progress("sequences", before + start + len(block), before + len(ids))
 
 
 def _common(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> list[str]:

@@ -40,3 +40,5 @@ class Runtime:
     """The GPU it runs on, by its place on the PCI bus (`0000:3B:00.0`); None on the CPU."""
     together: int | None = None
     """Of many sequences, how many tokens are best run together; None for as many as fit."""
+    check_shape: Callable[[int, int], object] | None = None
+    """Raises BertcError B0702 for a batch and seq that `run` does not take; None where it takes any."""

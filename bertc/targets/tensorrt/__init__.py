@@ -77,7 +77,7 @@ def write(
         config.progress_monitor = make_monitor(trt, progress)
     cache = chosen.timing_cache and TimingCache.of(chosen.timing_cache, trt.__version__, _gpu_here())
     if cache:
-        cache.load(config)
+        cache.load(config, log)
     plan = serialize(network, config)
     if cache:
         cache.save(config)

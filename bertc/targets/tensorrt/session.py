@@ -271,5 +271,11 @@ def open_engine(trt: Any, plan: Path, names: Mapping[str, str], device: int, str
         raise error("B0515", message, None, "ask for fewer streams, or build with smaller `shapes`") from None
     run_packed = session.run_packed if session.is_packed else None
     return Runtime(
-        session.run, session.close, session.token_outputs, run_packed, phases=session.phases, gpu=session.bus
+        session.run,
+        session.close,
+        session.token_outputs,
+        run_packed,
+        phases=session.phases,
+        gpu=session.bus,
+        check_shape=partial(best_fit, session.profiles),
     )

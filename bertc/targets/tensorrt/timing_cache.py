@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import re
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,10 +34,12 @@ class TimingCache:
             raise _unusable(folder, problem) from None
         return cls(folder / f"tensorrt-{version}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}.cache")
 
-    def load(self, config: Any) -> None:
-        """Let a build begin with what is known. What TensorRT does not take is measured again."""
-        cache = config.create_timing_cache(self._read())
-        if not config.set_timing_cache(cache, False):
+    def load(self, config: Any, log: Any) -> None:
+        """Let a build begin with what is known; with a warning it begins anew where TensorRT does not take the file."""
+        known = self._known(config)
+        if known is None or not config.set_timing_cache(known, False):
+            message = f"the timing cache `{self.path}` is begun anew, since TensorRT does not take it: {log.worst()}"
+            warnings.warn(message, stacklevel=2)
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def save(self, config: Any) -> None:
@@ -44,10 +47,22 @@ class TimingCache:
         cache = config.get_timing_cache()
         try:
             with self._locked(), replacing(self.path) as beside:
-                cache.combine(config.create_timing_cache(self._read()), False)
+                known = self._known(config)
+                if known is not None:
+                    cache.combine(known, False)
                 beside.write_bytes(cache.serialize())
         except OSError as problem:
             raise _unusable(self.path, problem) from None
+
+    def _known(self, config: Any) -> Any:
+        """What the file holds, or None when it is damaged: TensorRT then gives None, or a cache that is empty."""
+        serialized = self._read()
+        known = config.create_timing_cache(serialized)
+        if known is None:
+            return None
+        nothing = bytes(config.create_timing_cache(b"").serialize())
+        is_emptied = bytes(known.serialize()) == nothing and serialized not in (b"", nothing)
+        return None if is_emptied else known
 
     def _read(self) -> bytes:
         try:

@@ -55,6 +55,7 @@ PADDED_ONLY = ("deberta",)
 """Families whose networks have no packed form."""
 
 PROCESSES = 8
+"""Checks that run at once. They disturb each other's timing, so that any way may be taken: all are right."""
 
 SENTENCES = [
     "A man is eating food.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -219,6 +219,21 @@ def test_ways_are_tried_beside_each_other_of_few_rows(rows: int, taken: list[str
 
     plan = tuned(Timed(plan_of([step("first", "a.0", "a.1"), step("second", "b")]), cost), [shape(1, rows)])
     assert kernels_of(plan.steps, rows) == taken
+
+
+def test_ways_are_found_while_the_clock_falls() -> None:
+    """Each run takes longer than the one before. The way that is better in the whole network is slower by itself, and
+    tried last."""
+    ways = {f"a.{index}": 10 + index / 100 for index in range(5)}
+    alone, runs = of_each({**ways, "b.0": 10, "b.1": 10.1}), count()
+
+    def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
+        beside = len(started) > 1 and "b.1" in started
+        return (alone(started, sizes) - 0.7 * beside) * (1 + next(runs) / 700)
+
+    steps = [step("first", *ways), step("second", "b.0", "b.1")]
+    plan = tuned(Timed(plan_of(steps), cost), [shape(1, TRIED_UP_TO + 1)])
+    assert kernels_of(plan.steps, TRIED_UP_TO + 1)[1] == "b.1"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,18 @@ GRAPHS = {
     wide = bias_gelu(product, a.bias[96])
     return y=wide * silu(product), z=tanh(product) * relu(product), sum=sum(wide, axis=-2)
     """,
+    "a bias that all columns share": HEADS
+    + """
+    product = matmul(x, transpose(a.weight[96, 96], [1, 0])) + a.one[1]
+    projected = matmul(x, transpose(a.down[32, 96], [1, 0])) + a.one[1]
+    norm, total = skip_norm(one, projected, a.scale[32], a.shift[32], eps=1e-5)
+    return y=product, norm=norm, total=total
+    """,
+    "products of rows that are parts of rows": HEADS
+    + """
+    thirds = reshape(x, [batch, seq, 3, 32])
+    return y=matmul(thirds, a.wide[32, 64]), z=matmul(select(thirds, index=1, axis=-3), a.wide[32, 64])
+    """,
     "a residual and a norm of parts": HEADS
     + """
     norm, total = skip_norm(one, two, a.scale[32], a.shift[32], eps=1e-5)

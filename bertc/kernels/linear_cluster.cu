@@ -201,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
             }
         }
     }
-    if (warp < MULTIPLYING) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    if (warp < MULTIPLYING) asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
     // The first of a block's threads here signals for all of it, and that is one that helps: while others multiply, the
     // next kernel may take the room that is left and ask for its weights. It reads ours when this grid has ended.
     if constexpr (PDL) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

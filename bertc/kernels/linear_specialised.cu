@@ -7,6 +7,7 @@
 // to y's type; while they multiply the next tile, three warps add the bias and the residual, take the activation and
 // store. So the tensor cores never wait for an end, but for a block's last, which the warps that multiply see to
 // themselves. SHARED blocks are a cluster: their tiles lie below one another, and each loads its part of w for all.
+// In f16 |x · wᵀ| has to stay below 65520, whatever is added to it: beyond, y is infinite or NaN.
 //
 // linear_specialised.py says what the compiler is given in front of this and of hopper.cuh. Needs compute capability 9.0.
 
@@ -186,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
                 asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
                 if (depth > 0) release(memory.used[(step - 1) % STAGES], thread);
             }
-            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
             release(memory.used[(step - 1) % STAGES], thread);
 
             wait(memory.stored[group], turn & 1 ^ 1);

@@ -71,9 +71,9 @@ def is_small(names: Shape, n: int) -> bool:
     return names not in ROWS or n < 64
 
 
-def is_vector(lowering: Lowering, value: str) -> bool:
+def is_vector(lowering: Lowering, value: str, n: int) -> bool:
     """Whether a value is a constant [n]."""
-    return lowering.graph.is_constant(value) and len(lowering.shape(value)) == 1
+    return lowering.graph.is_constant(value) and lowering.shape(value) == (n,)
 
 
 def folds(lowering: Lowering, norm: Node) -> bool:
@@ -100,7 +100,7 @@ def _is_product(lowering: Lowering, value: str) -> bool:
     graph = lowering.graph
     chain = [graph.producer(value)]
     bias = chain[0].inputs[1] if chain[0].op == "add" else None
-    if isinstance(bias, str) and is_vector(lowering, bias):
+    if isinstance(bias, str) and is_vector(lowering, bias, int(chain[0].types[0].shape[-1])):
         chain.append(graph.producer(chain[0].values[0]))
     alone = all(len(graph.users(node.key)) == 1 and not graph.is_output(node.key) for node in chain)
     waits = all(node.key not in lowering.layouts for node in chain)

@@ -73,8 +73,8 @@ def compile_kernels(
 
 
 def is_cuda(file: str) -> bool:
-    """Whether a kernel is CUDA C++: its module then says what the compiler is given."""
-    return hasattr(_module(file), "source")
+    """Whether a kernel is CUDA C++: its module then says what the compiler is given. Extensions' are Triton's."""
+    return "." not in file and hasattr(_module(file), "source")
 
 
 def kernel_function(file: str, function: str) -> Any:

@@ -37,8 +37,8 @@ LARGE = ((128, 256, 64), (128, 128, 64))
 """ROWS, COLUMNS and DEPTH of Triton's products for many rows."""
 
 SPECIALISED = ((128, 256, 3, 1), (128, 256, 3, 2), (192, 192, 3, 1), (192, 128, 4, 1), (128, 192, 4, 1))
-"""ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
-powers of two would leave multiprocessors idle."""
+"""ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles; those of 192 are for sizes at
+which tiles of powers of two leave multiprocessors idle."""
 
 BAND = 4
 """Rows of large tiles that are at work together."""
@@ -87,7 +87,7 @@ class Linear:
 def matmul(lowering: Lowering, node: Node) -> None:
     """A product with a weight and what follows it, or a product of two values."""
     x, w = node.values
-    names_lead = isinstance(node.types[0].shape[0], str) and all(isinstance(n, int) for n in lowering.shape(x)[2:])
+    names_lead = all(isinstance(size, str) for size in lowering.shape(x)[:-1])
     if not (lowering.graph.is_constant(w) and len(lowering.shape(w)) == 2 and names_lead):
         _batched(lowering, node)
         return
@@ -159,7 +159,8 @@ def _longer(lowering: Lowering, tail: Tail, reader: Node) -> Tail | None:
     plain = not tail.activation and tail.norm is None
     if reader.op in ("add", "bias_gelu", "bias_gelu_tanh") and plain and tail.bias is None:
         bias = reader.inputs[1]
-        if isinstance(bias, str) and reader.inputs[0] == tail.last.key and clusters.is_vector(lowering, bias):
+        n = int(reader.types[0].shape[-1])
+        if isinstance(bias, str) and reader.inputs[0] == tail.last.key and clusters.is_vector(lowering, bias, n):
             return Tail(reader, bias, reader.op.removeprefix("bias_") if reader.op != "add" else "")
     if reader.op in ACTIVATIONS and plain:
         return Tail(reader, tail.bias, reader.op)

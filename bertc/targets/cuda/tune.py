@@ -101,7 +101,7 @@ def _settled(
 ) -> tuple[Ways, float]:
     """The ways that are fastest beside each other, and the milliseconds of all steps: of few rows, a kernel's end and
     the next one's start cost as much as the work between, and depend on both; of many, the GPU's clock falls by as much
-    as the whole takes more power. So what a way takes the place of is timed again, right behind it."""
+    as the whole takes more power. So each way is timed beside what it would take the place of."""
 
     def time(taken: Ways) -> float:
         operations = [operation for step in steps for operation in step.ways[taken[_signature(step)]]]
@@ -112,8 +112,8 @@ def _settled(
     rounds = 2 if _are_few(sizes) else 1
     for signature, way in rounds * [(signature, way) for signature, ways in ranked.items() for way in ways]:
         other = {**taken, signature: way}
-        if other != taken and (found := time(other)) < WORTH * best:
-            best = time(taken)
+        if other != taken:
+            best, found = time(taken), time(other)
             if found < WORTH * best:
                 taken, best = other, found
     return taken, best

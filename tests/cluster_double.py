@@ -1,4 +1,4 @@
-"""linear_cluster.cu in float64: what the kernel leaves of its arguments, with a GPU and without."""
+"""Kernels in CUDA C++ in float64: what they leave of their arguments, with a GPU and without."""
 
 from __future__ import annotations
 
@@ -13,10 +13,21 @@ from bertc.ops import PRIMITIVES, Array
 
 
 def linear_cluster(constants: Mapping[str, Any], given: Mapping[str, Any], grid: tuple[int, ...]) -> None:
-    """Fill y and y_moments. Matrices are two-dimensional tensors, all else as the kernel is given it."""
+    """linear_cluster.cu: fill y and y_moments. Matrices are two-dimensional tensors, all else is as for the kernel."""
     assert grid == grid_of(constants, given["rows"])
     for name, wanted in results(constants, given).items():
         given[name][: wanted.size] = torch.from_numpy(wanted).reshape(-1).to(given[name].dtype)
+
+
+def linear_specialised(constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """linear_specialised.cu in float64: fill y, of a product that is rounded to its type first."""
+    rows, n, y = given["rows"], constants["N"], given["y"]
+    total = _wide((given["x"].double() @ given["w"].double().T).to(y.dtype)) + _wide(given["bias"][:n])
+    if constants["HAS_RESIDUAL"]:
+        total += _wide(given["residual"][: rows * n]).reshape(rows, n)
+    if constants["ACTIVATION"]:
+        total = PRIMITIVES[constants["ACTIVATION"]].reference(total)
+    y[: rows * n] = torch.from_numpy(total).reshape(-1).to(y.dtype)
 
 
 def grid_of(constants: Mapping[str, Any], rows: int) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import test_kernels  # noqa: F401  declares the kernels for the interpreter
 import torch
-from cluster_double import linear_cluster
+from cluster_double import linear_cluster, linear_specialised
 from conftest import packed, small_spec, weights_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ from bertc.elaborate import elaborate
 from bertc.reference import evaluate
 from bertc.spec import Spec
 from bertc.targets.cuda import ARCHITECTURES
-from bertc.targets.cuda.compile_kernels import is_cuda, kernel_function, parameters
+from bertc.targets.cuda.compile_kernels import kernel_function, parameters
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import Launch, Operation, Output, Product, Size, Step, Tiles, arena, read_plan
 
@@ -80,11 +80,14 @@ class Interpreted:
         names = [name for name in parameters(source.file, source.function) if name not in dict(source.constants)]
         values = [self.value(argument) for argument in operation.arguments]
         grid = tuple(size(self.sizes) for size in operation.grid)
-        if is_cuda(source.file):
-            linear_cluster(dict(source.constants), dict(zip(names, values, strict=True)), grid)
-            return
-        function = kernel_function(source.file, source.function)
-        function[grid](**dict(zip(names, values, strict=True)), **dict(source.constants))
+        given = dict(zip(names, values, strict=True))
+        constants = {**dict(source.constants), "PDL": False}  # the interpreter has nothing to wait for
+        if source.file == "linear_cluster":
+            linear_cluster(constants, given, grid)
+        elif source.file == "linear_specialised":
+            linear_specialised(constants, given)
+        else:
+            kernel_function(source.file, source.function)[grid](**given, **constants)
 
     def start_every_way(self, step: Step, bound: float) -> None:
         """Each way of a step leaves the same, of which nothing was there before; that of the last one stays."""
@@ -121,23 +124,36 @@ class Interpreted:
         memory[: y.numel()] = y.reshape(-1).to(memory.dtype)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("precision", "architecture"), [("fp32", "sm_80"), ("fp16", "sm_80"), ("fp16", "sm_90")])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_way_of_every_step(network: str, precision: str, padded_batch: Mapping[str, Any]) -> None:
+def test_every_way_of_every_step(
+    network: str, precision: str, architecture: str, padded_batch: Mapping[str, Any]
+) -> None:
     """Each way of a step computes the same, and the last one goes on; the outputs are the reference's."""
     activation = {"fp32": "gelu", "fp16": "relu"}[precision]
     spec = wide_spec(precision=precision, network=network, activation=activation)
     graph = compile(spec, "cuda")
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
-    lowering = Lowering(graph, weights, {"fp32": "f32", "fp16": "f16"}[precision], architecture="sm_80")
+    lowering = Lowering(graph, weights, {"fp32": "f32", "fp16": "f16"}[precision], architecture)
     outputs = lowering.run()
+    specialised = [step for step in lowering.steps if any("specialised" in str(way[0]) for way in step.ways)]
+    assert len(specialised) >= 4 * spec.sizes["layers"] if architecture == "sm_90" else not specialised
     plan = Interpreted(lowering, padded_batch)
     for step in lowering.steps:
         plan.start_every_way(step, {"fp32": 1e-5, "fp16": 2e-2}[precision])
     expected = evaluate(elaborated, padded_batch, weights)
     for name, output in outputs.items():
         assert np.abs(plan.output(output) - expected[name]).max() < {"fp32": 2e-5, "fp16": 2e-2}[precision], name
+
+
+def for_few_rows(spec: Spec, weights: Mapping[str, Any]) -> tuple[Lowering, Lowering, Mapping[str, Output]]:
+    """The lowering of a spec, the one of its steps for few rows, and the outputs of both."""
+    plain = Lowering(compile(spec, "cuda"), weights, "f16", architecture="sm_80")
+    outputs = plain.run()
+    few = Lowering(plain.graph, weights, "f16", architecture="sm_80", of=plain)
+    assert few.run() == outputs
+    return plain, few, outputs
 
 
 @pytest.mark.parametrize("passes", ["[default]", "[default, pack_sequences]"])
@@ -148,10 +164,7 @@ def test_norms_in_products(network: str, passes: str, padded_batch: Mapping[str,
     spec = wide_spec(network=network, passes=passes, precision="fp16")
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
-    plain = Lowering(compile(spec, "cuda"), weights, "f16", architecture="sm_80")
-    outputs = plain.run()
-    lowering = Lowering(plain.graph, weights, "f16", architecture="sm_80", of=plain)
-    assert lowering.run() == outputs
+    plain, lowering, outputs = for_few_rows(spec, weights)
     assert len(lowering.norms) == (1 if network == PRE_NORM else 2 * spec.sizes["layers"] - 1)
     assert {name: lowering.buffers[name] for name in lowering.buffers.keys() & plain.buffers} == {
         name: plain.buffers[name] for name in lowering.buffers.keys() & plain.buffers
@@ -174,10 +187,7 @@ def test_products_that_clusters_do_not_fit(sizes: Mapping[str, int], padded_batc
     spec = replace(spec, sizes={**spec.sizes, **sizes})
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
-    plain = Lowering(compile(spec, "cuda"), weights, "f16", architecture="sm_80")
-    outputs = plain.run()
-    lowering = Lowering(plain.graph, weights, "f16", architecture="sm_80", of=plain)
-    assert lowering.run() == outputs
+    _, lowering, outputs = for_few_rows(spec, weights)
     assert all(step.ways for step in lowering.steps)
     plan = Interpreted(lowering, padded_batch)
     for step in lowering.steps:

@@ -55,13 +55,9 @@ def wide(tensor: Any) -> Any:
 
 def assert_close(found: Any, expected: Any, element: str, ulps: float | None = None) -> None:
     assert found.dtype == TYPES[element]
-    worst = np.abs(wide(found) - expected).max() / unit(expected, element)
+    unit = 2.0 ** (math.floor(math.log2(np.abs(expected).max())) - BITS[element])
+    worst = np.abs(wide(found) - expected).max() / unit
     assert worst <= (ULPS[element] if ulps is None else ulps), f"{worst:.2f} units in the last place"
-
-
-def unit(values: Any, element: str) -> float:
-    """In the last place of the largest value."""
-    return 2.0 ** (math.floor(math.log2(np.abs(values).max())) - BITS[element])
 
 
 def nothing(element: str, *shape: int) -> Any:

@@ -7,10 +7,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cuda_launching import launch
-from test_kernels import DEVICE, assert_close, draw, nothing, unit, wide
+from test_kernels import BITS, DEVICE, draw, nothing, wide
 
 from bertc.kernels.linear_specialised import CONSTANTS, PARAMETERS, warps
 from bertc.ops import PRIMITIVES
@@ -40,8 +41,10 @@ def compiled(constants: dict[str, Any], folder: Path) -> Iterator[tuple[dict[str
 
 
 @pytest.mark.parametrize("element", ["f16", "bf16"])
-def test_compiles(element: str, tmp_path: Path) -> None:
-    constants = {"ELEMENT": element, "N": 3072, "K": 768, "ACTIVATION": "gelu", "HAS_RESIDUAL": True}
+@pytest.mark.parametrize("activation", ["", *ACTIVATIONS])
+def test_compiles(activation: str, element: str, tmp_path: Path) -> None:
+    has_residual = activation == ""
+    constants = {"ELEMENT": element, "N": 3072, "K": 768, "ACTIVATION": activation, "HAS_RESIDUAL": has_residual}
     for every, kernel in compiled(constants, tmp_path):
         assert every.keys() == set(CONSTANTS)
         assert kernel.cluster == every["SHARED"]
@@ -64,8 +67,8 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
 
     def check(element: str, n: int, k: int, activation: str, has_residual: bool, folder: Path) -> None:
         """Every tile: one tile alone, several for each block, and rows beyond the last; nothing is written behind y.
-        The product is rounded before anything is added to it, then the result is; gelu, which is the steepest, makes
-        1.13 times as much of the former, and is off by half a unit itself."""
+        Half a unit of each result, and of the product, which is rounded before anything is added to it and of which
+        gelu makes 1.13 times as much; 2e-4 for sums in float32 and series. gelu and gelu_tanh differ by 4.7e-4."""
         constants = {"ELEMENT": element, "N": n, "K": k, "ACTIVATION": activation, "HAS_RESIDUAL": has_residual}
         w = (draw("f32", n, k, seed=1) * k**-0.5).to(draw(element, 1).dtype)
         bias = draw(element, n, seed=2)
@@ -76,7 +79,7 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
                 product = wide(x) @ wide(w).T
                 total = product + wide(bias) + (wide(residual) if has_residual else 0.0)
                 expected = PRIMITIVES[activation].reference(total) if activation else total
-                ulps = 1.1 + 0.6 * unit(product, element) / unit(expected, element)
+                bound = 2.0 ** -(BITS[element] + 1) * (1.13 * np.abs(product) + np.abs(expected)) + 2e-4
                 for _, kernel in tiles:
                     y = nothing(element, rows + 256, n)
                     given = {"x": x, "w": w, "bias": bias, "residual": residual, "y": y, "rows": rows}
@@ -84,4 +87,4 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
                     launch(device, folder, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, element)()
                     device.wait()
                     assert torch.isnan(y[rows:]).all()
-                    assert_close(y[:rows], expected, element, ulps)
+                    assert (np.abs(wide(y[:rows]) - expected) <= bound).all()

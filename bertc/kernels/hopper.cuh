@@ -9,8 +9,6 @@ struct alignas(64) TensorMap {
     u64 opaque[16];
 };
 
-constexpr int DEPTH = 64;  // columns of x and w that lie together in shared memory: 128 bytes, the widest swizzle
-
 __device__ u32 shared(const void* address) { return static_cast<u32>(__cvta_generic_to_shared(address)); }
 
 // The same place in another block of the cluster.

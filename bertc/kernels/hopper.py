@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 DEPTH = 64
-"""Columns of x and w that lie together in shared memory."""
+"""Columns of x and w that lie together in shared memory: 128 bytes, the widest swizzle."""
 
 
 def source(file: str, constants: Mapping[str, Any], bytes: int) -> str:
@@ -32,6 +32,7 @@ def source(file: str, constants: Mapping[str, Any], bytes: int) -> str:
         "ACTIVATE": constants["ACTIVATION"],
         "ELEMENT": f'"{element}"',
         "BYTES": bytes,
+        "DEPTH": DEPTH,
         "BF16": int(element == "bf16"),
         "MULTIPLY": '"{' + "".join(f"{line}\\n" for line in multiply) + '}"',
         "SUMS": ", ".join(f'"+f"(sums[{index}])' for index in range(count)),

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hopper_double
 import numpy as np
 import pytest
 import test_kernels  # noqa: F401  declares the kernels for the interpreter
 import torch
-from cluster_double import linear_cluster, linear_specialised
 from conftest import packed, small_spec, weights_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ from bertc.elaborate import elaborate
 from bertc.reference import evaluate
 from bertc.spec import Spec
 from bertc.targets.cuda import ARCHITECTURES
-from bertc.targets.cuda.compile_kernels import kernel_function, parameters
+from bertc.targets.cuda.compile_kernels import is_cuda, kernel_function, parameters
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import Launch, Operation, Output, Product, Size, Step, Tiles, arena, read_plan
 
@@ -80,14 +80,12 @@ class Interpreted:
         names = [name for name in parameters(source.file, source.function) if name not in dict(source.constants)]
         values = [self.value(argument) for argument in operation.arguments]
         grid = tuple(size(self.sizes) for size in operation.grid)
-        given = dict(zip(names, values, strict=True))
         constants = {**dict(source.constants), "PDL": False}  # the interpreter has nothing to wait for
-        if source.file == "linear_cluster":
-            linear_cluster(constants, given, grid)
-        elif source.file == "linear_specialised":
-            linear_specialised(constants, given)
-        else:
-            kernel_function(source.file, source.function)[grid](**given, **constants)
+        if is_cuda(source.file):
+            hopper_double.launch(constants, dict(zip(names, values, strict=True)), grid)
+            return
+        function = kernel_function(source.file, source.function)
+        function[grid](**dict(zip(names, values, strict=True)), **constants)
 
     def start_every_way(self, step: Step, bound: float) -> None:
         """Each way of a step leaves the same, of which nothing was there before; that of the last one stays."""
@@ -132,39 +130,42 @@ def test_every_way_of_every_step(
     """Each way of a step computes the same, and the last one goes on; the outputs are the reference's."""
     activation = {"fp32": "gelu", "fp16": "relu"}[precision]
     spec = wide_spec(precision=precision, network=network, activation=activation)
+    if architecture == "sm_90":
+        spec = replace(spec, sizes={**spec.sizes, **WITH_ROLES})
     graph = compile(spec, "cuda")
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
-    lowering = Lowering(graph, weights, {"fp32": "f32", "fp16": "f16"}[precision], architecture)
+    element, bound = {"fp32": ("f32", 1e-5), "fp16": ("f16", 2e-2)}[precision]
+    lowering = Lowering(graph, weights, element, architecture)
     outputs = lowering.run()
     specialised = [step for step in lowering.steps if any("specialised" in str(way[0]) for way in step.ways)]
-    assert len(specialised) >= 4 * spec.sizes["layers"] if architecture == "sm_90" else not specialised
+    assert len(specialised) >= 5 * spec.sizes["layers"] if architecture == "sm_90" else not specialised
     plan = Interpreted(lowering, padded_batch)
     for step in lowering.steps:
-        plan.start_every_way(step, {"fp32": 1e-5, "fp16": 2e-2}[precision])
+        plan.start_every_way(step, bound)
     expected = evaluate(elaborated, padded_batch, weights)
     for name, output in outputs.items():
-        assert np.abs(plan.output(output) - expected[name]).max() < {"fp32": 2e-5, "fp16": 2e-2}[precision], name
+        assert np.abs(plan.output(output) - expected[name]).max() < max(bound, 2e-5), name
 
 
-def for_few_rows(spec: Spec, weights: Mapping[str, Any]) -> tuple[Lowering, Lowering, Mapping[str, Output]]:
-    """The lowering of a spec, the one of its steps for few rows, and the outputs of both."""
+def norms_in_products(spec: Spec, weights: Mapping[str, Any]) -> tuple[Lowering, Lowering, Mapping[str, Output]]:
+    """The lowering of a spec, the one whose products take norms along, and the outputs of both."""
     plain = Lowering(compile(spec, "cuda"), weights, "f16", architecture="sm_80")
     outputs = plain.run()
-    few = Lowering(plain.graph, weights, "f16", architecture="sm_80", of=plain)
-    assert few.run() == outputs
-    return plain, few, outputs
+    folded = Lowering(plain.graph, weights, "f16", architecture="sm_80", of=plain)
+    assert folded.run() == outputs
+    return plain, folded, outputs
 
 
 @pytest.mark.parametrize("passes", ["[default]", "[default, pack_sequences]"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_norms_in_products(network: str, passes: str, padded_batch: Mapping[str, Any]) -> None:
+def test_products_that_take_norms_along(network: str, passes: str, padded_batch: Mapping[str, Any]) -> None:
     """Steps for few rows: all tiles compute the same, and the outputs are the reference's. Norms are folded wherever
     only products and residuals read them: all but the last where norms stand behind, and the last where in front."""
     spec = wide_spec(network=network, passes=passes, precision="fp16")
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
-    plain, lowering, outputs = for_few_rows(spec, weights)
+    plain, lowering, outputs = norms_in_products(spec, weights)
     assert len(lowering.norms) == (1 if network == PRE_NORM else 2 * spec.sizes["layers"] - 1)
     assert {name: lowering.buffers[name] for name in lowering.buffers.keys() & plain.buffers} == {
         name: plain.buffers[name] for name in lowering.buffers.keys() & plain.buffers
@@ -187,7 +188,7 @@ def test_products_that_clusters_do_not_fit(sizes: Mapping[str, int], padded_batc
     spec = replace(spec, sizes={**spec.sizes, **sizes})
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
-    _, lowering, outputs = for_few_rows(spec, weights)
+    _, lowering, outputs = norms_in_products(spec, weights)
     assert all(step.ways for step in lowering.steps)
     plan = Interpreted(lowering, padded_batch)
     for step in lowering.steps:
@@ -198,21 +199,28 @@ def test_products_that_clusters_do_not_fit(sizes: Mapping[str, int], padded_batc
         assert np.abs(plan.output(outputs[name]) - expected)[there].max() < 3e-2, name  # f16, wider sums
 
 
+@pytest.mark.parametrize(
+    ("precision", "architecture", "rows", "bound"), [("fp32", "sm_80", 11, 2e-5), ("fp16", "sm_90", 4096, 2e-2)]
+)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_packed_plans(network: str, padded_batch: Mapping[str, Any]) -> None:
-    spec = wide_spec(network=network, passes="[default, pack_sequences]")
+def test_packed_plans(
+    network: str, precision: str, architecture: str, rows: int, bound: float, padded_batch: Mapping[str, Any]
+) -> None:
+    """By the ways of so many rows."""
+    spec = wide_spec(network=network, passes="[default, pack_sequences]", precision=precision)
+    spec = replace(spec, sizes={**spec.sizes, **WITH_ROLES})
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
-    lowering = Lowering(compile(spec, "cuda"), weights, "f32", architecture="sm_80")
+    lowering = Lowering(compile(spec, "cuda"), weights, {"fp32": "f32", "fp16": "f16"}[precision], architecture)
     outputs = lowering.run()
     plan = Interpreted(lowering, {**padded_batch, **packed(padded_batch)})
     for step in lowering.steps:
-        for operation in step.way(11):
+        for operation in step.way(rows):
             plan.start(operation)
     there = padded_batch["attention_mask"] > 0
     for name, expected in evaluate(elaborated, padded_batch, weights).items():
         wanted = expected[there] if expected.shape[:2] == there.shape else expected
-        assert np.abs(plan.output(outputs[name]) - wanted).max() < 2e-5, name
+        assert np.abs(plan.output(outputs[name]) - wanted).max() < bound, name
 
 
 def wide_spec(**fields: str) -> Spec:
@@ -222,20 +230,31 @@ def wide_spec(**fields: str) -> Spec:
     return replace(spec, sizes={**spec.sizes, **wide})
 
 
-@given(
-    st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=2), min_size=1, max_size=8),
-    st.lists(st.integers(1, 5), min_size=7, max_size=7),
-    st.sets(st.integers(0, 6), max_size=2),
+WITH_ROLES = {"heads": 2, "head_size": 64}
+"""Heads that attention takes whose warps have roles."""
+
+MOVES = st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=2), min_size=1, max_size=8)
+"""For each step, the buffers that its operations read and write."""
+
+BYTES = st.lists(st.integers(1, 5).map(lambda size: 256 * size), min_size=7, max_size=7).map(
+    lambda sizes: {f"b{index}": size for index, size in enumerate(sizes)}
 )
-def test_buffers_that_live_together_do_not_share_memory(
-    moves: Sequence[Sequence[tuple[int, int]]], sizes: Sequence[int], kept: set[int]
-) -> None:
-    steps = [
+KEPT = st.sets(st.integers(0, 6), max_size=2).map(lambda kept: [f"b{index}" for index in sorted(kept)])
+
+
+def moving(moves: Sequence[Sequence[tuple[int, int]]]) -> list[list[Launch]]:
+    return [
         [Launch("", (Size(1),) * 3, (), (f"b{source}",), (f"b{target}",)) for source, target in step] for step in moves
     ]
-    bytes_of = {f"b{index}": 256 * size for index, size in enumerate(sizes)}
-    offsets = arena(steps, bytes_of, [f"b{index}" for index in kept])
-    used: dict[str, set[int]] = {f"b{index}": set(range(len(steps))) for index in kept}
+
+
+@given(MOVES, BYTES, KEPT)
+def test_buffers_that_live_together_do_not_share_memory(
+    moves: Sequence[Sequence[tuple[int, int]]], bytes_of: Mapping[str, int], kept: Sequence[str]
+) -> None:
+    steps = moving(moves)
+    offsets = arena(steps, bytes_of, kept)
+    used: dict[str, set[int]] = {name: set(range(len(steps))) for name in kept}
     for index, step in enumerate(steps):
         for operation in step:
             for name in (*operation.reads, *operation.writes):
@@ -246,6 +265,18 @@ def test_buffers_that_live_together_do_not_share_memory(
             apart = offsets[one] + bytes_of[one] <= offsets[other] or offsets[other] + bytes_of[other] <= offsets[one]
             together = min(used[one]) <= max(used[other]) and min(used[other]) <= max(used[one])
             assert one == other or apart or not together
+
+
+@given(MOVES, MOVES, BYTES, KEPT)
+def test_kept_buffers_lie_at_the_same_place_whatever_the_steps_are(
+    moves: Sequence[Sequence[tuple[int, int]]],
+    others: Sequence[Sequence[tuple[int, int]]],
+    bytes_of: Mapping[str, int],
+    kept: Sequence[str],
+) -> None:
+    """So that a list of steps finds inputs where another list's were put."""
+    offsets, other_offsets = (arena(moving(each), bytes_of, kept) for each in (moves, others))
+    assert [offsets[name] for name in kept] == [other_offsets[name] for name in kept]
 
 
 def build(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -267,11 +298,11 @@ def test_compiles_without_a_gpu(architecture: str, tmp_path: Path) -> None:
     assert plan.architecture == architecture
     for kernel in plan.kernels.values():
         assert (tmp_path / "x" / kernel.file).read_bytes().startswith(b"\x7fELF")
-    steps = (*plan.steps, *plan.few)
+    steps = (*plan.steps, *plan.folded)
     launched = {op.kernel for step in steps for way in step.ways for op in way if isinstance(op, Launch)}
     assert launched == plan.kernels.keys()
     assert all(step.ways for step in steps)
-    assert bool(plan.few) == (architecture == "sm_90")
+    assert bool(plan.folded) == (architecture == "sm_90")
     assert max(kernel.shared for kernel in plan.kernels.values()) <= ARCHITECTURES[architecture]
     assert any(kernel.boxes for kernel in plan.kernels.values()) == (architecture == "sm_90")
     stored = json.loads((tmp_path / "x/manifest.json").read_text())["files"]["weights.bin"]["size"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import count, pairwise
+from itertools import count, pairwise, takewhile
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertc.targets.cuda.plan import Buffer, Kernel, Launch, Operation, Place, Plan, Product, Size, Step, read_plan
+from bertc.targets.cuda.plan import (
+    Buffer,
+    Choices,
+    Kernel,
+    Launch,
+    Operation,
+    Place,
+    Plan,
+    Product,
+    Size,
+    Step,
+    read_plan,
+)
 from bertc.targets.cuda.session import Session, algorithm_key
-from bertc.targets.cuda.tune import ALIKE, TRIED_UP_TO, tuned
+from bertc.targets.cuda.tune import ALIKE, REPLAYS, TRIED_UP_TO, tuned
 
 Cost = Callable[[Sequence[str], Mapping[str, int]], float]
 """Operations that run one after the other, and the sizes of a shape -> milliseconds."""
@@ -29,16 +41,21 @@ def step(name: str, *kernels: str) -> Step:
     return Step(name, tuple((launch(kernel, name),) for kernel in kernels))
 
 
-def plan_of(steps: Sequence[Step], few: Sequence[Step] = (), few_up_to: int = 0, kernels: Collection[str] = ()) -> Plan:
+def plan_of(
+    steps: Sequence[Step],
+    folded: Sequence[Step] = (),
+    choices: Choices = ((0, 0),),
+    kernels: Collection[str] = (),
+) -> Plan:
     names = {
         operation.kernel
-        for each in (*steps, *few)
+        for each in (*steps, *folded)
         for way in each.ways
         for operation in way
         if isinstance(operation, Launch)
     }
     made = {name: Kernel(f"{name}.cubin", name, 4, 0) for name in sorted({*names, *kernels})}
-    return Plan("sm_90", {"y": Buffer("f16", Size(1))}, {}, made, tuple(steps), {}, few=tuple(few), few_up_to=few_up_to)
+    return Plan("sm_90", {"y": Buffer("f16", Size(1))}, {}, made, tuple(steps), {}, {}, tuple(folded), choices)
 
 
 def kernels_of(steps: Sequence[Step], rows: int) -> list[str]:
@@ -49,11 +66,17 @@ def kernels_of(steps: Sequence[Step], rows: int) -> list[str]:
 # ------------------------------------------------------------------------------------------------- what is left
 
 
-def test_steps_for_few_rows_are_taken_up_to_a_number_of_rows() -> None:
-    plan = plan_of([step("a", "plain")], [step("a", "few")], few_up_to=32)
-    assert [plan.taken(rows) is plan.few for rows in (1, 32, 33, 4096)] == [True, True, False, False]
-    assert replace(plan, few_up_to=0).taken(1) is plan.steps
-    assert plan_of([step("a", "plain")]).taken(1) == plan.steps
+def test_steps_are_taken_for_ranges_of_rows() -> None:
+    plan = plan_of([step("a", "plain")], [step("a", "folded")], ((32, 1), (64, 0), (128, 1)))
+    assert [plan.taken(rows) is plan.folded for rows in (1, 32, 33, 64, 65, 4096)] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert replace(plan, choices=((0, 0),)).taken(1) is plan.steps
 
 
 @st.composite
@@ -68,19 +91,27 @@ def steps(draw: st.DrawFn, prefix: str) -> list[Step]:
     return made
 
 
-@given(steps("plain"), steps("few"), st.integers(0, 10))
-def test_a_pruned_plan_does_the_same_with_nothing_besides(plain: list[Step], few: list[Step], few_up_to: int) -> None:
-    plan = plan_of(plain, few, few_up_to, kernels=["a way's that was not chosen"])
+@st.composite
+def lists(draw: st.DrawFn) -> Choices:
+    limits = sorted(draw(st.sets(st.integers(1, 9), max_size=4)))
+    return tuple((limit, draw(st.integers(0, 1))) for limit in (*limits, 0))
+
+
+@given(steps("plain"), steps("folded"), lists())
+def test_a_pruned_plan_does_the_same_with_nothing_besides(
+    plain: list[Step], folded: list[Step], choices: Choices
+) -> None:
+    plan = plan_of(plain, folded, choices, kernels=["a way's that was not chosen"])
     pruned = plan.pruned()
     used: set[str] = set()
     for rows in range(1, 13):
         taken = kernels_of(plan.taken(rows), rows)
         assert kernels_of(pruned.taken(rows), rows) == taken
         used |= {*taken}
-    left = [operation for each in (*pruned.steps, *pruned.few) for way in each.ways for operation in way]
+    left = [operation for each in (*pruned.steps, *pruned.folded) for way in each.ways for operation in way]
     assert pruned.kernels.keys() == used == {operation.kernel for operation in left if isinstance(operation, Launch)}
     assert len(left) == len(used)
-    assert bool(pruned.few) == (few_up_to > 0)
+    assert bool(pruned.folded) == (1 in {index for _, index in choices})
     assert pruned.pruned() == pruned == read_plan(pruned.to_json())
 
 
@@ -95,10 +126,12 @@ class Timed(Session):
         self.algorithms: dict[str, bytes] = {}
         self.runs: list[tuple[int, tuple[str, ...]]] = []
         """Rows and operations of everything that was timed."""
+        self.started: list[tuple[bool, str]] = []
+        """Whether it was timed, and the operation, of all that was started."""
         self.uploaded: dict[str, list[int]] = {}
         self.blas: Any = SimpleNamespace(algorithms=lambda problem: algorithms)  # pyright: ignore[reportUnknownLambdaType]
         self.device: Any = self
-        self._started: list[str] = []
+        self._is_timing = False
         self._sizes: Mapping[str, int] = {}
 
     def place(self, ways: Sequence[Sequence[Operation]], sizes: Mapping[str, int]) -> dict[str, int]:
@@ -107,12 +140,12 @@ class Timed(Session):
 
     def start(self, operation: Operation, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
         if isinstance(operation, Launch):
-            self._started.append(operation.kernel)
+            self.started.append((self._is_timing, operation.kernel))
             return
         algorithm = self.algorithms[algorithm_key(self.problem(operation, sizes))]
         if algorithm == b"fails":
             raise RuntimeError
-        self._started.append(algorithm.decode())
+        self.started.append((self._is_timing, algorithm.decode()))
 
     def upload(self, address: int, array: Any) -> None:
         self.uploaded[[*self.plan.buffers][address]] = array.tolist()
@@ -127,10 +160,14 @@ class Timed(Session):
         pass
 
     def milliseconds(self, work: Callable[[], None]) -> float:
-        self._started.clear()
-        work()
-        self.runs.append((self._sizes["tokens"], tuple(self._started)))
-        return self.cost(self._started, self._sizes)
+        before, self._is_timing = len(self.started), True
+        try:
+            work()
+        finally:
+            self._is_timing = False
+        started = tuple(operation for _, operation in self.started[before:])
+        self.runs.append((self._sizes["tokens"], started))
+        return self.cost(started, self._sizes)
 
 
 def shape(batch: int, seq: int) -> dict[str, int]:
@@ -154,10 +191,10 @@ def test_the_fastest_way_of_each_step_for_each_number_of_rows() -> None:
     plan = tuned(Timed(plan_of([step("a", "small", "large")]), cost), [shape(8, 128), shape(1, 16)], note)
     assert plan.steps[0].choices == ((16, 0), (1024, 1))
     assert progress == [("timing kernels", 1, 2), ("timing kernels", 2, 2)]
-    assert (plan.few, plan.few_up_to) == ((), 0)
+    assert (plan.folded, {index for _, index in plan.choices}) == ((), {0})
 
 
-def test_what_is_settled_for_few_rows_is_theirs_alone() -> None:
+def test_what_is_settled_in_one_list_is_its_alone() -> None:
     """A step that stands in both lists, and is faster one way beside products, the other way beside clusters."""
     shared = step("attention", "alone", "beside clusters")
     plan = plan_of([shared, step("up", "product")], [shared, step("up", "cluster")])
@@ -169,8 +206,8 @@ def test_what_is_settled_for_few_rows_is_theirs_alone() -> None:
 
     found = tuned(Timed(plan, cost), [shape(1, 16)])
     assert kernels_of(found.steps, 16) == ["alone", "product"]
-    assert kernels_of(found.few, 16) == ["beside clusters", "cluster"]
-    assert found.few_up_to == 16
+    assert kernels_of(found.folded, 16) == ["beside clusters", "cluster"]
+    assert found.choices == ((16, 1),)
 
 
 @pytest.mark.parametrize("count", [3, ALIKE + 3])
@@ -180,32 +217,34 @@ def test_steps_of_different_layers_are_timed_together_and_each_once(count: int) 
     session = Timed(plan_of(layers, layers), of_each({"a": 2, "b": 1}))
     plan = tuned(session, [shape(1, 16)])
     assert {len(started) for _, started in session.runs} == {min(count, ALIKE), count}
-    assert {each.choices for each in (*plan.steps, *plan.few)} == {((16, 1),)}
+    assert {each.choices for each in (*plan.steps, *plan.folded)} == {((16, 1),)}
 
 
 @pytest.mark.parametrize(
-    ("won", "few_up_to"),
+    ("won", "choices"),
     [
-        ([], 0),
-        ([(1, 16)], 16),
-        ([(1, 16), (2, 32), (1, 128), (8, 16)], 128),
-        ([(1, 16), (1, 128), (8, 16)], 16),  # 64 rows were faster without
-        ([(2, 32), (1, 128), (8, 16)], 0),
-        ([(1, 16), (2, 32), (1, 128)], 64),  # 8 sequences of 16 were not, one of 128 was
-        ([(1, 16), (2, 32), (8, 16)], 64),
+        ([], ((16, 0), (64, 0), (128, 0), (600, 0))),
+        ([(1, 16), (2, 32), (1, 128), (8, 16)], ((16, 1), (64, 1), (128, 1), (600, 0))),
+        ([(1, 128), (8, 16), (1, 600)], ((16, 0), (64, 0), (128, 1), (600, 1))),
+        ([(1, 16), (2, 32), (1, 128)], ((16, 1), (64, 1), (128, 0), (600, 0))),  # 8 sequences of 16 were slower
+        ([(1, 16), (2, 32), (8, 16)], ((16, 1), (64, 1), (128, 0), (600, 0))),
     ],
 )
-def test_steps_for_few_rows_are_faster_at_all_rows_that_take_them(won: list[tuple[int, int]], few_up_to: int) -> None:
-    shapes = [(1, 16), (2, 32), (1, 128), (8, 16), (1, TRIED_UP_TO + 1)]
+def test_norms_go_along_where_that_is_faster(won: list[tuple[int, int]], choices: Choices) -> None:
+    """At all shapes of so many rows."""
+    shapes = [(1, 16), (2, 32), (1, 128), (8, 16), (1, 600)]
 
     def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
-        return {"plain": 2.0, "few": 1.0 if (sizes["batch"], sizes["seq"]) in won else 3.0}[started[0]]
+        return {"plain": 2.0, "folded": 1.0 if (sizes["batch"], sizes["seq"]) in won else 3.0}[started[0]]
 
-    session = Timed(plan_of([step("a", "plain")], [step("a", "few")]), cost)
-    plan = tuned(session, [shape(*each) for each in shapes])
-    assert plan.few_up_to == few_up_to
-    assert max(rows for rows, started in session.runs if started == ("few",)) == 128
-    assert plan.steps[0].choices[-1] == (TRIED_UP_TO + 1, 0)
+    plan = tuned(Timed(plan_of([step("a", "plain")], [step("a", "folded")]), cost), [shape(*each) for each in shapes])
+    assert plan.choices == choices
+
+
+def test_hopeless_ways_run_once() -> None:
+    session = Timed(plan_of([step("a", "fast", "slow")]), of_each({"fast": 1, "slow": 100}))
+    assert tuned(session, [shape(1, TRIED_UP_TO + 1)]).steps[0].choices == ((TRIED_UP_TO + 1, 0),)
+    assert [started for _, started in session.runs].count(("slow",)) == 1
 
 
 @pytest.mark.parametrize(("rows", "taken"), [(TRIED_UP_TO, ["a.1", "b"]), (TRIED_UP_TO + 1, ["a.0", "b"])])
@@ -234,6 +273,38 @@ def test_ways_are_found_while_the_clock_falls() -> None:
     steps = [step("first", *ways), step("second", "b.0", "b.1")]
     plan = tuned(Timed(plan_of(steps), cost), [shape(1, TRIED_UP_TO + 1)])
     assert kernels_of(plan.steps, TRIED_UP_TO + 1)[1] == "b.1"
+
+
+def test_alternatives_are_timed_in_turn() -> None:
+    """Once each, and then again and again, so that none has the GPU while its clock is high."""
+    session = Timed(plan_of([step("a", "one", "two", "three")]), of_each({"one": 1, "two": 2, "three": 3}))
+    tuned(session, [shape(1, TRIED_UP_TO + 1)])
+    assert [started for _, started in session.runs] == [("one",), ("two",), ("three",)] * (1 + REPLAYS)
+
+
+def test_lists_are_compared_while_the_clock_falls() -> None:
+    """From the first run to the last. The better list is timed behind the other, and five runs cost more than it
+    brings."""
+    alone, runs = of_each({"plain": 10, "folded": 9.95}), count()
+
+    def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
+        return alone(started, sizes) * (1 + next(runs) / 700)
+
+    found = tuned(Timed(plan_of([step("a", "plain")], [step("a", "folded")]), cost), [shape(1, 16)])
+    assert found.choices == ((16, 1),)
+
+
+def test_all_steps_run_before_one_is_timed() -> None:
+    """So that products multiply numbers: by the first way that is ours, since the library's algorithms are not chosen
+    yet; of each list, since the other one's buffers lie elsewhere."""
+    product = Product(Place("x"), Place("w"), Place("y"), Size(1, ("tokens",)), Size(64), 64, 64)
+    plain = [step("first", "a", "b"), Step("second", ((product,), (launch("c"),))), Step("third", ((product,),))]
+    times = dict.fromkeys("abcdefx", 1.0)
+    session = Timed(plan_of(plain, [step("first", "d"), step("second", "e", "f")]), of_each(times), [b"x"])
+    tuned(session, [shape(1, 16)])
+    assert [kernel for _, kernel in takewhile(lambda each: not each[0], session.started)][:2] == ["a", "c"]
+    of_folded = [each for each in session.started if each[1] in "def"]
+    assert [kernel for _, kernel in takewhile(lambda each: not each[0], of_folded)][:2] == ["d", "e"]
 
 
 @pytest.mark.parametrize(

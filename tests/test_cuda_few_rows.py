@@ -56,8 +56,8 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     plan = Plan(
         *("sm_90", plain.buffers | few.buffers, _write_weights(plain.constants, folder / WEIGHTS), {}),
         *(tuple(plain.steps), outputs),
-        few=tuple(few.steps),
-        few_up_to=FEW_UP_TO,
+        folded=tuple(few.steps),
+        choices=((FEW_UP_TO, 1), (0, 0)),
     )
     (folder / PLAN).write_text(plan.to_json())
     with pytest.MonkeyPatch.context() as patch:
@@ -71,7 +71,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_a_session_takes_them_for_few_rows(tokens: int, few: bool, opened: tuple[Recording, Spec]) -> None:
     """One sequence: all of its steps are started and timed, none of the others, and both compute the same."""
     session, spec = opened
-    taken = session.plan.few if few else session.plan.steps
+    taken = session.plan.folded if few else session.plan.steps
     ids = np.random.default_rng(tokens).integers(0, 53, (1, tokens)).astype(np.int32)
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     session.started = []
@@ -103,18 +103,21 @@ class Opened:
         self.closed = True
 
 
-def build(path: Path, monkeypatch: pytest.MonkeyPatch, few_up_to: int | None, **arguments: Any) -> Plan:
+def build(
+    path: Path, monkeypatch: pytest.MonkeyPatch, few_up_to: int | None, precision: str = "fp16", **arguments: Any
+) -> Plan:
     """A bundle's plan: built without a GPU where `few_up_to` is None, else with one on which the last way of every step
     was the fastest, and the steps for few rows were so up to that."""
     sessions: list[Opened] = []
 
     def tuned(session: Opened, shapes: object, progress: object) -> Plan:
         sessions.append(session)
-        steps, few = (
+        steps, folded = (
             tuple(replace(step, choices=((64, len(step.ways) - 1),)) for step in each)
-            for each in (session.plan.steps, session.plan.few)
+            for each in (session.plan.steps, session.plan.folded)
         )
-        return replace(session.plan, steps=steps, few=few, few_up_to=few_up_to)
+        choices = ((few_up_to, 1), (0, 0)) if few_up_to else ((0, 0),)
+        return replace(session.plan, steps=steps, folded=folded, choices=choices)
 
     for name, double in {
         "compile_kernels": uncompiled,
@@ -124,7 +127,7 @@ def build(path: Path, monkeypatch: pytest.MonkeyPatch, few_up_to: int | None, **
     }.items():
         monkeypatch.setattr(f"bertc.targets.cuda.{name}", double)
     monkeypatch.setattr("bertc.targets.cuda._architecture_here", lambda: None if few_up_to is None else "sm_90")
-    bertc.build(wide_spec(precision="fp16"), path, "cuda", architectures=["sm_90"], **arguments)
+    bertc.build(wide_spec(precision=precision), path, "cuda", architectures=["sm_90"], **arguments)
     assert [session.closed for session in sessions] == ([] if few_up_to is None else [True])
     return read_plan((path / PLAN).read_text())
 
@@ -135,10 +138,10 @@ def test_a_bundle_keeps_what_can_be_taken(
 ) -> None:
     """Timed: one way of each step, of those for few rows only where they won. Not timed: what a rule chooses."""
     plan = build(tmp_path / "x", monkeypatch, few_up_to, random_seed=0)
-    assert bool(plan.few) == (few_up_to != 0)
+    assert bool(plan.folded) == (few_up_to != 0)
     every = [step for row in (1, 100, 192, 193, TRIED_UP_TO + 1) for step in plan.taken(row)]
-    assert {*every} == {*plan.steps, *plan.few}
-    assert {len(step.ways) for step in (*plan.steps, *plan.few)} == {1}
+    assert {*every} == {*plan.steps, *plan.folded}
+    assert {len(step.ways) for step in (*plan.steps, *plan.folded)} == {1}
     launched = {op.kernel for step in every for way in step.ways for op in way if isinstance(op, Launch)}
     assert plan.kernels.keys() == launched
     files = {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")}
@@ -157,14 +160,14 @@ def test_other_weights(few_up_to: int | None, tmp_path: Path, monkeypatch: pytes
 
 
 def test_other_weights_where_no_shape_has_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then nothing is laid out for them."""
+    """Then nothing is laid out for them in bf16, of which many rows take no norms along."""
     monkeypatch.setattr("bertc.targets.cuda.TRIED_UP_TO", 0)
-    new = checkpoint(tmp_path / "new", 1, wide_spec(precision="fp16"))
-    build(tmp_path / "refitted", monkeypatch, None, random_seed=0)
-    built = build(tmp_path / "built", monkeypatch, None, weights=new)
+    new = checkpoint(tmp_path / "new", 1, wide_spec(precision="bf16"))
+    build(tmp_path / "refitted", monkeypatch, None, random_seed=0, precision="bf16")
+    built = build(tmp_path / "built", monkeypatch, None, weights=new, precision="bf16")
     bertc.refit(tmp_path / "refitted", new)
     assert files_of(tmp_path / "refitted") == files_of(tmp_path / "built")
-    assert not built.few
+    assert not built.folded
     assert not any(" · " in name for name in built.weights)
 
 
@@ -172,5 +175,5 @@ def test_a_layout_without_what_the_plan_reads(tmp_path: Path, monkeypatch: pytes
     """A bertc that names a constant otherwise does not refit the bundle."""
     new = checkpoint(tmp_path / "new", 1, wide_spec(precision="fp16"))
     build(tmp_path / "x", monkeypatch, 32, random_seed=0)
-    monkeypatch.setattr("bertc.targets.cuda.products.clusters.fits", lambda lowering, x, n: False)
+    monkeypatch.setattr("bertc.targets.cuda.products.folding.fits", lambda lowering, x, n: False)
     assert refusal(tmp_path / "x", new)[0] == "B0516"

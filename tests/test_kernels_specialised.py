@@ -1,90 +1,145 @@
-"""Products by warps with roles: the kernel compiles for every tile, and on a GPU it leaves what NumPy does."""
+"""Products by warps with roles: for every tile the kernel compiles and keeps to its registers, and on a GPU it leaves
+what its double leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cuda_launching import launch
-from test_kernels import BITS, DEVICE, draw, nothing, wide
+from cuda_launching import launch, resources
+from hopper_double import factors, results
+from test_kernels import BITS, DEVICE, nothing, wide
+from test_kernels_of_clusters import FORMS, arguments
 
-from bertc.kernels.linear_specialised import CONSTANTS, PARAMETERS, warps
-from bertc.ops import PRIMITIVES
-from bertc.targets.cuda.clusters import SHARED_MEMORY
+from bertc.errors import BertcError
+from bertc.kernels.hopper import GRANULE, PARAMETERS
+from bertc.kernels.linear_specialised import CONSTANTS, warps
+from bertc.ops import Array
 from bertc.targets.cuda.compile_kernels import Source, compile_kernels
 from bertc.targets.cuda.driver import Device
-from bertc.targets.cuda.elementwise import ACTIVATIONS
+from bertc.targets.cuda.hopper import BAND, MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED
 from bertc.targets.cuda.plan import Kernel
-from bertc.targets.cuda.products import BAND, MULTIPROCESSORS, SPECIALISED
 
-SIZES = ((768, 192), (1024, 1024), (200, 64))
-"""n and k: whole tiles of both kinds, columns beyond the last tile, and one step alone."""
-
-FORMS = (("", True), ("gelu", False), ("gelu", True))
-"""Activation, and whether there is a residual."""
+SIZES = ((768, 192), (1024, 1024), (832, 64))
+"""n and k: whole tiles of both kinds, and columns beyond the last tile of one step."""
 
 
-def compiled(constants: dict[str, Any], folder: Path) -> Iterator[tuple[dict[str, Any], Kernel]]:
-    """Each tile's constants and kernel."""
+def sources(form: str, element: str, n: int, k: int) -> Iterator[Source]:
+    """For each tile."""
+    plain = dict.fromkeys(("X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS"), False) | {"ACTIVATION": ""}
+    sizes = {"ELEMENT": element, "N": n, "K": k, "X_EPS": 1e-12, "R_EPS": 1e-5, "PDL": True, "BAND": BAND}
     for rows, columns, stages, shared in SPECIALISED:
         tile = {"ROWS": rows, "COLUMNS": columns, "STAGES": stages, "SHARED": shared}
-        every = {**constants, **tile, "BAND": BAND, "PDL": True}
-        source = Source("linear_specialised", "linear_specialised", (), tuple(every.items()), warps(every))
+        constants = {**plain, **sizes, **tile, **FORMS[form]}
+        yield Source("linear_specialised", "linear_specialised", (), tuple(constants.items()), warps(constants))
+
+
+def compiled(form: str, element: str, n: int, k: int, folder: Path) -> Iterator[tuple[dict[str, Any], Kernel]]:
+    """Each tile's constants and kernel."""
+    for source in sources(form, element, n, k):
+        constants = dict(source.constants)
         ((_, kernel),) = compile_kernels([source], "sm_90", SHARED_MEMORY, folder)
-        assert kernel is not None, f"{tile} wants more memory than there is"
-        yield every, kernel
+        assert kernel is not None, f"{constants} want more memory than there is"
+        yield constants, kernel
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("element", ["f16", "bf16"])
-@pytest.mark.parametrize("activation", ["", *ACTIVATIONS])
-def test_compiles(activation: str, element: str, tmp_path: Path) -> None:
-    has_residual = activation == ""
-    constants = {"ELEMENT": element, "N": 3072, "K": 768, "ACTIVATION": activation, "HAS_RESIDUAL": has_residual}
-    for every, kernel in compiled(constants, tmp_path):
-        assert every.keys() == set(CONSTANTS)
-        assert kernel.cluster == every["SHARED"]
+def test_compiles(form: str, element: str, tmp_path: Path) -> None:
+    for constants, kernel in compiled(form, element, 1024, 1024, tmp_path):
+        assert constants.keys() == set(CONSTANTS)
+        assert kernel.cluster == constants["SHARED"]
         assert b"sm_90a" in (tmp_path / kernel.file).read_bytes()
+        assert_registers(constants, tmp_path / kernel.file)
+
+
+def assert_registers(constants: Mapping[str, Any], machine_code: Path) -> None:
+    """Threads start with as many as there are for all, the kernel's START. Nothing spills: had the warps that multiply
+    no more than that, sums would. But where the moments of 1024 columns take 32 of the 40 registers beside the sums, up
+    to 8 of what each tile needs once wait elsewhere."""
+    used = resources(machine_code)
+    has_moments = constants["X_NORM"] or constants["R_NORM"]
+    is_full = (constants["ROWS"], constants["COLUMNS"]) == (192, 192) and has_moments
+    assert used["REG"] == 65536 // (32 * warps(constants)) // 8 * 8
+    assert used["STACK"] <= (32 if is_full else 0), constants
+
+
+def test_says_at_once_that_the_compiler_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Triton has compiled its kernels, which takes minutes."""
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    module = import_module("bertc.targets.cuda.compile_kernels")
+    monkeypatch.setattr(module, "_compile_triton", lambda *_: pytest.fail("not at once"))
+    of_triton = Source("bias_gelu", "bias_activation", (), (), 4)
+    with pytest.raises(BertcError) as caught:
+        next(compile_kernels([of_triton, *sources("plain", "f16", 768, 192)], "sm_90", SHARED_MEMORY, tmp_path))
+    assert caught.value.diagnostics[0].code == "B0501"
 
 
 if DEVICE != "cpu":  # warps with roles have no interpreter
 
-    @pytest.mark.parametrize("element", ["f16", "bf16"])
-    @pytest.mark.parametrize(("activation", "has_residual"), FORMS)
     @pytest.mark.parametrize(("n", "k"), SIZES)
-    def test_linear_specialised(
-        element: str, n: int, k: int, activation: str, has_residual: bool, tmp_path: Path
-    ) -> None:
-        check(element, n, k, activation, has_residual, tmp_path)
+    @pytest.mark.parametrize("form", ["plain", "gelu", "of a norm", "to a sum", "to the first norm", "to a norm"])
+    @pytest.mark.parametrize("element", ["f16", "bf16"])
+    def test_linear_specialised(element: str, form: str, n: int, k: int, tmp_path: Path) -> None:
+        check(form, element, n, k, tmp_path)
 
-    @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "gelu"])
-    def test_activations(activation: str, tmp_path: Path) -> None:
-        check("f16", 768, 192, activation, False, tmp_path)
+    @pytest.mark.parametrize("form", [*(FORMS.keys() - {"plain", "gelu", "to a sum", "to a norm"})])
+    def test_forms(form: str, tmp_path: Path) -> None:
+        check(form, "f16", 768, 192, tmp_path)
 
-    def check(element: str, n: int, k: int, activation: str, has_residual: bool, folder: Path) -> None:
-        """Every tile: one tile alone, several for each block, and rows beyond the last; nothing is written behind y.
-        Half a unit of each result, and of the product, which is rounded before anything is added to it and of which
-        gelu makes 1.13 times as much; 2e-4 for sums in float32 and series. gelu and gelu_tanh differ by 4.7e-4."""
-        constants = {"ELEMENT": element, "N": n, "K": k, "ACTIVATION": activation, "HAS_RESIDUAL": has_residual}
-        w = (draw("f32", n, k, seed=1) * k**-0.5).to(draw(element, 1).dtype)
-        bias = draw(element, n, seed=2)
-        tiles = list(compiled(constants, folder))
+    def check(form: str, element: str, n: int, k: int, folder: Path) -> None:
+        """Every tile: one tile alone, several for each block, and rows beyond the last; nothing is written behind."""
+        tiles = list(compiled(form, element, n, k, folder))
         with closing(Device()) as device, device.current():
             for rows in (1, 1000, 9000):
-                x, residual = draw(element, rows, k), draw(element, rows, n, seed=3)
-                product = wide(x) @ wide(w).T
-                total = product + wide(bias) + (wide(residual) if has_residual else 0.0)
-                expected = PRIMITIVES[activation].reference(total) if activation else total
-                bound = 2.0 ** -(BITS[element] + 1) * (1.13 * np.abs(product) + np.abs(expected)) + 2e-4
+                given = arguments(element, rows, n, k)
+                expected = results(tiles[0][0], given)
+                off = rounding(tiles[0][0], given, element)
                 for _, kernel in tiles:
-                    y = nothing(element, rows + 256, n)
-                    given = {"x": x, "w": w, "bias": bias, "residual": residual, "y": y, "rows": rows}
+                    left = {"y": nothing(element, (rows + 256) * n)}
+                    left["y_moments"] = nothing("f32", (rows + 256) * n // GRANULE * 2)
                     torch.cuda.synchronize()
-                    launch(device, folder, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, element)()
+                    grid = (MULTIPROCESSORS, 1, 1)
+                    launch(device, folder, kernel, grid, PARAMETERS, {**given, **left}, element)()
                     device.wait()
-                    assert torch.isnan(y[rows:]).all()
-                    assert (np.abs(wide(y[:rows]) - expected) <= bound).all()
+                    assert_left(left, expected, off, element, scale_of(tiles[0][0], given))
+
+    def scale_of(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:
+        """[n]: what results are multiplied by when they are left for a norm."""
+        scale = wide(given["y_scale"])
+        return np.abs(scale) if constants["HAS_MOMENTS"] else np.ones_like(scale)
+
+    def rounding(constants: Mapping[str, Any], given: Mapping[str, Any], element: str) -> Array:
+        """[rows, n]: how far results may be off, before they are rounded: a product is rounded when it is handed over,
+        which a norm of x scales and gelu makes 1.13 times as much of; sums and series leave 2e-4."""
+        product = np.abs(wide(given["x"]) @ wide(given["w"]).T)
+        if constants["X_NORM"]:
+            product *= factors(given["x_moments"], given["rows"], constants["K"], constants["X_EPS"])[1]
+        return 1.13 * 2.0 ** -(BITS[element] + 1) * product + 2e-4
+
+    def assert_left(
+        found: Mapping[str, Any], expected: Mapping[str, Array], off: Array, element: str, scale: Array
+    ) -> None:
+        rows, n = off.shape
+        y, bound = wide(found["y"][: rows * n]).reshape(rows, n), off * scale
+        bound += 2.0 ** -(BITS[element] + 1) * np.abs(expected["y"])
+        assert (np.abs(y - expected["y"]) <= bound).all(), (
+            f"{(np.abs(y - expected['y']) / bound).max():.2f} of the bound"
+        )
+        assert torch.isnan(found["y"][rows * n :]).all()
+        count = expected["y_moments"].size if "y_moments" in expected else 0
+        assert torch.isnan(found["y_moments"][count:]).all()
+        if count:
+            wanted = expected["y_moments"]  # [granules, rows, 2]
+            moments = wide(found["y_moments"][:count]).reshape(wanted.shape)
+            most = off.reshape(rows, -1, GRANULE).max(2).T
+            assert (np.abs(moments - wanted)[..., 0] <= most).all()
+            spread = 2 * np.sqrt(GRANULE * wanted[..., 1]) * most + GRANULE * most**2
+            assert (np.abs(moments - wanted)[..., 1] <= spread + 2e-5 * wanted[..., 1]).all()

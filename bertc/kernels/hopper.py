@@ -10,32 +10,69 @@ from typing import Any
 DEPTH = 64
 """Columns of x and w that lie together in shared memory: 128 bytes, the widest swizzle."""
 
+GRANULE = 64
+"""Columns that have moments of their own."""
 
-def source(file: str, constants: Mapping[str, Any], bytes: int) -> str:
-    """A kernel's file with what is fixed: `constants`, and the bytes of shared memory that it has.
+PARAMETERS = (
+    *("x", "w", "bias", "x_moments", "w_sums", "residual", "r_moments", "r_scale", "r_shift"),
+    *("y", "y_moments", "y_scale", "rows"),
+)
+"""A product's, in order: bias, w_sums, r_scale, r_shift and y_scale are float32 [N]; moments float32
+[N or K / GRANULE, rows, 2]."""
 
-    MULTIPLY is sums + left · rightᵀ of 64 rows, constants["COLUMNS"] and 16 columns of both, or without `sums` where
-    its last operand is 0; SUMS are its first, the registers that a thread has of the sums.
-    """
-    columns, element = constants["COLUMNS"], constants["ELEMENT"]
-    count = columns // 2
-    registers = ", ".join(f"%{index}" for index in range(count))
-    left, right, more = (f"%{count + index}" for index in range(3))
-    instruction = f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{element}.{element}"
-    multiply = [
-        ".reg .pred more;",
-        f"setp.ne.b32 more, {more}, 0;",
-        f"{instruction} {{{registers}}}, {left}, {right}, more, 1, 1, 0, 0;",
-    ]
-    macros = {name: int(value) for name, value in constants.items() if isinstance(value, int)} | {
+ENDS = ("ACTIVATION", "X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS", "X_EPS", "R_EPS", "PDL")
+"""What is fixed of what stands around a product."""
+
+
+def source(file: str, constants: Mapping[str, Any], bytes: int, macros: Mapping[str, str]) -> str:
+    """A kernel's file with what is fixed: `constants`, the bytes of shared memory that it has, and other macros."""
+    element = constants["ELEMENT"]
+    every = {name: int(value) for name, value in constants.items() if isinstance(value, int)} | {
         **{name: f"{value!r}f" for name, value in constants.items() if isinstance(value, float)},
-        "ACTIVATE": constants["ACTIVATION"],
         "ELEMENT": f'"{element}"',
         "BYTES": bytes,
         "DEPTH": DEPTH,
+        "GRANULE": GRANULE,
         "BF16": int(element == "bf16"),
-        "MULTIPLY": '"{' + "".join(f"{line}\\n" for line in multiply) + '}"',
-        "SUMS": ", ".join(f'"+f"(sums[{index}])' for index in range(count)),
+        **macros,
     }
     texts = [files(__package__).joinpath(name).read_text("utf-8") for name in ("hopper.cuh", file)]
-    return "".join(f"#define {name} {value}\n" for name, value in macros.items()) + "\n".join(texts)
+    return "".join(f"#define {name} {value}\n" for name, value in every.items()) + "\n".join(texts)
+
+
+def multiply(element: str, columns: int) -> dict[str, str]:
+    """MULTIPLY is sums + left · rightᵀ of 64 rows, so many columns and 16 of both operands, or without `sums` where its
+    last operand is 0; SUMS are its first, the registers that a thread has of the sums."""
+    count = columns // 2
+    left, right, more = (f"%{count + index}" for index in range(3))
+    return {
+        "MULTIPLY": _instruction(element, columns, f"{left}, {right}", more, "0, 0"),
+        "SUMS": _registers("sums", count),
+    }
+
+
+def mix(element: str, columns: int) -> dict[str, str]:
+    """MIX is mixed + left · right of 64 rows, so many columns and 16 rows of the right; `left` lies in four registers.
+    MIXED are its first operands."""
+    count = columns // 2
+    *left, right = (f"%{count + index}" for index in range(5))
+    return {
+        "MIX": _instruction(element, columns, f"{{{', '.join(left)}}}, {right}", "1", "1"),
+        "MIXED": _registers("mixed", count),
+    }
+
+
+def _instruction(element: str, columns: int, operands: str, more: str, turned: str) -> str:
+    """wgmma of 64 rows; `turned`: which operands in shared memory lie the other way."""
+    sums = ", ".join(f"%{index}" for index in range(columns // 2))
+    name = f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{element}.{element}"
+    lines = (
+        ".reg .pred more;",
+        f"setp.ne.b32 more, {more}, 0;",
+        f"{name} {{{sums}}}, {operands}, more, 1, 1, {turned};",
+    )
+    return '"{' + "".join(f"{line}\\n" for line in lines) + '}"'
+
+
+def _registers(name: str, count: int) -> str:
+    return ", ".join(f'"+f"({name}[{index}])' for index in range(count))

@@ -24,7 +24,6 @@ constexpr int TURNS = SHARE / WARPS;      // in which a warp adds up a row
 constexpr int LANES = COLUMNS / 4;        // of a warp that have columns of the row, four each
 constexpr int X_BYTES = ROWS * DEPTH * 2, W_BYTES = COLUMNS * DEPTH * 2;
 constexpr int STRIDE = COLUMNS + 8;       // of sums: the four rows of half a warp lie in all banks
-constexpr int GRANULE = 64;               // columns that have moments of their own
 
 static_assert(ROWS % 64 == 0, "a warpgroup multiplies 64 rows");
 static_assert(COLUMNS % 16 == 0 && LANES <= 32, "a warp has a row of the tile");
@@ -47,7 +46,7 @@ struct Memory {
 static_assert(sizeof(Memory) <= BYTES);
 
 // CHUNK boxes of a matrix, from a row on.
-__device__ void load(void* boxes, const TensorMap& map, int box, int row, u64& barrier) {
+__device__ void load_boxes(void* boxes, const TensorMap& map, int box, int row, u64& barrier) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3, %4}], [%5];"
                  :: "r"(shared(boxes)), "l"(&map), "r"(0), "r"(row), "r"(box), "r"(shared(&barrier)) : "memory");
@@ -55,7 +54,7 @@ __device__ void load(void* boxes, const TensorMap& map, int box, int row, u64& b
 
 // The same for all blocks of the cluster that have this part of the sum.
 __device__ void load_for_all(void* boxes, const TensorMap& map, int box, int row, u64& barrier, int part) {
-    if constexpr (SHARED == 1) return load(boxes, map, box, row, barrier);
+    if constexpr (SHARED == 1) return load_boxes(boxes, map, box, row, barrier);
     unsigned short blocks = 0;
     for (int i = 0; i < SHARED; i++) blocks |= 1 << (part + i * SPLIT);
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
@@ -96,30 +95,6 @@ __device__ float sum_of_granule(float value) {
     return value;
 }
 
-// The moments of a row's granules, mean and sum of squares, and what they come to (Chan, Golub and LeVeque 1983).
-template <int COUNT>
-struct Moments {
-    static constexpr int PARTS = COUNT / GRANULE;
-    float2 of[PARTS];
-
-    __device__ void load(const float2* moments, int row, int rows) {
-#pragma unroll
-        for (int part = 0; part < PARTS; part++) of[part] = moments[part * rows + row];
-    }
-    // Mean and 1 / deviation.
-    __device__ float2 factors(float eps) const {
-        float mean = 0, squares = 0;
-#pragma unroll
-        for (int part = 0; part < PARTS; part++) mean += of[part].x * (1.0f / PARTS);
-#pragma unroll
-        for (int part = 0; part < PARTS; part++) {
-            const float off = of[part].x - mean;
-            squares += of[part].y + GRANULE * off * off;
-        }
-        return {mean, rsqrtf(squares * (1.0f / COUNT) + eps)};
-    }
-};
-
 extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* bias,
     const float2* x_moments, const float* w_sums,
@@ -144,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
 #pragma unroll 1
         for (int stage = 0; stage < STAGES; stage++) {
             expect(memory.loaded[stage], CHUNK * (X_BYTES + W_BYTES));
-            load(memory.w[stage * CHUNK], w, part * BOXES + stage * CHUNK, column, memory.loaded[stage]);
+            load_boxes(memory.w[stage * CHUNK], w, part * BOXES + stage * CHUNK, column, memory.loaded[stage]);
         }
     }
     const float4 base = four(bias + ours, is_column), scale = four(y_scale + ours, is_column && HAS_MOMENTS);
@@ -172,8 +147,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
     Moments<K> x_of;
     Moments<N> r_of;
     const bool has_row = thread < SHARE && share + thread < rows;
-    if (X_NORM && has_row) x_of.load(x_moments, share + thread, rows);
-    if (R_NORM && has_row) r_of.load(r_moments, share + thread, rows);
+    if (X_NORM && has_row) x_of = {x_moments, share + thread, rows};
+    if (R_NORM && has_row) r_of = {r_moments, share + thread, rows};
 
     float sums[COLUMNS / 2] = {};
     const u64 left = matrix(memory.x[0] + (ROWS > 64 ? warp / 4 * 64 * DEPTH * 2 : 0)), right = matrix(memory.w[0]);
@@ -196,8 +171,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
             if (thread == 0) {
                 const int used = next % STAGES;
                 expect(memory.loaded[used], CHUNK * (X_BYTES + W_BYTES));
-                load(memory.w[used * CHUNK], w, part * BOXES + next * CHUNK, column, memory.loaded[used]);
-                load(memory.x[used * CHUNK], x, part * BOXES + next * CHUNK, row, memory.loaded[used]);
+                load_boxes(memory.w[used * CHUNK], w, part * BOXES + next * CHUNK, column, memory.loaded[used]);
+                load_boxes(memory.x[used * CHUNK], x, part * BOXES + next * CHUNK, row, memory.loaded[used]);
             }
         }
     }

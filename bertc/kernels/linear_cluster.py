@@ -7,25 +7,16 @@ from typing import Any
 
 from bertc.kernels import hopper
 
-PARAMETERS = (
-    *("x", "w", "bias", "x_moments", "w_sums", "residual", "r_moments", "r_scale", "r_shift"),
-    *("y", "y_moments", "y_scale", "rows"),
-)
-"""The kernel's, in order. x and w come in CHUNK boxes at once, [ROWS or COLUMNS, DEPTH] each; bias, w_sums, r_scale,
-r_shift and y_scale are float32 [N]; moments float32 [N or K / GRANULE, rows, 2]."""
+PARAMETERS = hopper.PARAMETERS
+"""x and w come in CHUNK boxes at once, [ROWS or COLUMNS, DEPTH] each."""
 
-CONSTANTS = (
-    *("ELEMENT", "N", "K", "ROWS", "COLUMNS", "SPLIT", "SHARED", "CHUNK", "STAGES"),
-    *("ACTIVATION", "X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS", "X_EPS", "R_EPS", "PDL"),
-)
-
-GRANULE = 64
-"""Columns that have moments of their own."""
+CONSTANTS = (*("ELEMENT", "N", "K", "ROWS", "COLUMNS", "SPLIT", "SHARED", "CHUNK", "STAGES"), *hopper.ENDS)
 
 
 def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one product, of all CONSTANTS."""
-    return hopper.source("linear_cluster.cu", constants, shared_bytes(constants))
+    macros = hopper.multiply(constants["ELEMENT"], constants["COLUMNS"]) | {"ACTIVATE": constants["ACTIVATION"]}
+    return hopper.source("linear_cluster.cu", constants, shared_bytes(constants), macros)
 
 
 def boxes(constants: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:

@@ -2,6 +2,8 @@
 //
 //     y = activation(x · wᵀ + bias + residual)        x [rows, K], w [N, K], bias [N], residual and y [rows, N]
 //
+// where x and the residual may be norms that no kernel takes, and y may be left for such a norm: see linear_cluster.cu.
+//
 // As many blocks as there is room for take tiles of ROWS × COLUMNS one after another. One warp loads operands, STAGES of
 // them ahead. Groups of four warps multiply 64 rows of the tile each and hand their sums over in shared memory, rounded
 // to y's type; while they multiply the next tile, three warps add the bias and the residual, take the activation and
@@ -18,24 +20,35 @@ constexpr int STEPS = K / DEPTH;                            // in which a tile i
 constexpr int ACROSS = (N + COLUMNS - 1) / COLUMNS;         // tiles
 constexpr int STRIPE = 64;                                  // columns that lie together in shared memory, 128 bytes
 constexpr int STRIPES = COLUMNS / STRIPE;
+constexpr int PART = 16, PARTS = ROWS / PART;               // rows of a tile that a warp finishes at a time
+constexpr int TURNS = PART / 4;                             // of four rows
 constexpr int X_BYTES = ROWS * DEPTH * 2, W_BYTES = COLUMNS * DEPTH * 2;
 
 // Registers a thread: what all start with, and what is left of that to those that multiply.
-constexpr int START = 65536 / THREADS / 8 * 8, HELPING = 80;
+constexpr int START = 65536 / THREADS / 8 * 8, HELPING = GROUPS == 2 ? 136 : 104;
 constexpr int LEFT = (START * (GROUPS + 1) - HELPING) / GROUPS / 8 * 8, MULTIPLYING = LEFT < 240 ? LEFT : 240;
 
-static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 && N % 8 == 0);
+static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 && N % STRIPE == 0);
+static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
 static_assert(W_BYTES / SHARED % 1024 == 0, "parts of w begin where the swizzle does");
 
 struct Memory {
     unsigned char x[STAGES][X_BYTES], w[STAGES][W_BYTES];
     unsigned char sums[GROUPS][STRIPES][GROUP_ROWS][STRIPE * 2];  // 16 bytes of a row at their number ^ row % 8
+    float2 lines[GROUPS][GROUP_ROWS][2];                          // of x's norm and the residual's, see line_of
     u64 loaded[STAGES], used[STAGES], summed[GROUPS], stored[GROUPS];
 };
 static_assert(sizeof(Memory) <= BYTES);
 
 struct Eight {
     float at[8];
+
+    __device__ explicit Eight(const float* values, bool is_there = true) : at{} {
+        if (!is_there) return;
+        const float4 low = reinterpret_cast<const float4*>(values)[0], high = reinterpret_cast<const float4*>(values)[1];
+        at[0] = low.x, at[1] = low.y, at[2] = low.z, at[3] = low.w;
+        at[4] = high.x, at[5] = high.y, at[6] = high.z, at[7] = high.w;
+    }
 
     __device__ explicit Eight(uint4 pairs) {
         const u32 of[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
@@ -48,6 +61,54 @@ struct Eight {
     __device__ uint4 pairs() const {
         return {packed(at[0], at[1]), packed(at[2], at[3]), packed(at[4], at[5]), packed(at[6], at[7])};
     }
+    __device__ float sum() const {
+        return ((at[0] + at[1]) + (at[2] + at[3])) + ((at[4] + at[5]) + (at[6] + at[7]));
+    }
+};
+
+// Mean and sum of squares around it of so many values, and of twice as many (Chan, Golub and LeVeque 1983).
+struct Moment {
+    float mean, squares;
+
+    __device__ Moment() {}
+    __device__ Moment(float mean, float squares) : mean(mean), squares(squares) {}
+    __device__ explicit Moment(const Eight& of) : mean(of.sum() * 0.125f), squares(-8 * mean * mean) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) squares += of.at[i] * of.at[i];
+        squares = fmaxf(squares, 0);
+    }
+    __device__ Moment with_lane(int other) const {
+        return {__shfl_xor_sync(~0u, mean, other), __shfl_xor_sync(~0u, squares, other)};
+    }
+    __device__ Moment with(const Moment& other, float count) const {
+        const float off = other.mean - mean;
+        return {(mean + other.mean) * 0.5f, squares + other.squares + off * off * (count * 0.5f)};
+    }
+};
+
+// The moments of four rows that eight lanes have eight values of each: every second lane has those of a row, the fourth
+// and the second bit of its number. Each lane gives the rows that it is not to have to the one that is.
+__device__ Moment moment_of_row(const Moment (&rows)[4], int lane) {
+    const bool low = !(lane & 4), even = !(lane & 2);
+    const auto kept = [](bool first, const Moment& one, const Moment& other, int across, float count) {
+        const Moment ours{first ? one.mean : other.mean, first ? one.squares : other.squares};
+        const Moment theirs{first ? other.mean : one.mean, first ? other.squares : one.squares};
+        return ours.with(theirs.with_lane(across), count);
+    };
+    const Moment one = kept(even, kept(low, rows[0], rows[2], 4, 8), kept(low, rows[1], rows[3], 4, 8), 2, 16);
+    return one.with(one.with_lane(1), 32);
+}
+
+struct Arguments {
+    const float* bias;
+    const float2* x_moments;
+    const float* w_sums;
+    const Half* residual;
+    const float2* r_moments;
+    const float *r_scale, *r_shift;
+    Half* y;
+    float2* y_moments;
+    const float* y_scale;
 };
 
 // First row and column of a cluster's tile. Tiles go in bands of BAND rows of them, so that those at work together
@@ -56,16 +117,11 @@ struct Tile {
     int row, column;
 
     __device__ Tile(int tile, int down) {
-        const int first = tile / (BAND * ACROSS) * BAND, high = min(down - first, BAND), place = tile - first * ACROSS;
+        const int first = tile / (BAND * ACROSS) * BAND, high = max(min(down - first, BAND), 1);
+        const int place = tile - first * ACROSS;
         row = (first + place % high) * ROWS * SHARED, column = place / high * COLUMNS;
     }
 };
-
-__device__ void load(void* box, const TensorMap& map, int column, int row, u64& barrier) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%2, %3}], [%4];"
-                 :: "r"(shared(box)), "l"(&map), "r"(column), "r"(row), "r"(shared(&barrier)) : "memory");
-}
 
 // The same to the same place in all blocks of the cluster.
 __device__ void load_for_all(void* box, const TensorMap& map, int column, int row, u64& barrier) {
@@ -83,33 +139,124 @@ __device__ void release(u64& used, int thread) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" :: "r"(in_block(shared(&used), thread)) : "memory");
 }
 
-// Results of 16 rows of a stripe of sums; 8 lanes have a row, 8 columns each.
-__device__ void finish(const unsigned char (&sums)[GROUP_ROWS][STRIPE * 2], int part, Half* y, const Half* bias,
-                       const Half* residual, int row, int column, int rows, int lane) {
-    constexpr int TURNS = 4;
-    const int ours = column + lane % 8 * 8, first = part * 16 + lane / 8;
-    if (N % COLUMNS != 0 && ours >= N) return;
-    const Eight base(*reinterpret_cast<const uint4*>(bias + ours));
-    uint4 added[TURNS] = {};
+// What the norms of a row make of a value: line.x * value + line.y. Half of the lanes take those of x of 16 rows, the
+// others those of the residual.
+__device__ float2 line_of(const float2* x_moments, const float2* r_moments, int row, int rows, int lane) {
+    float2 factors = {};
+    row = min(row + lane % PART, rows - 1);
+    if (X_NORM && lane < PART) factors = Moments<K>(x_moments, row, rows).factors(X_EPS);
+    if (R_NORM && lane >= PART) factors = Moments<N>(r_moments, row, rows).factors(R_EPS);
+    return {factors.y, -factors.x * factors.y};
+}
+
+// PART rows of a stripe, the first of both. 8 lanes have a row, 8 columns each, in TURNS turns of four rows.
+struct Piece {
+    int row, column;
+
+    __device__ u64 first(int lane) const { return u64(row + lane / 8) * N + column + lane % 8 * 8; }
+    __device__ bool has(int turn, int rows, int lane) const {
+        return (N % COLUMNS == 0 || column < N) && row + lane / 8 + turn * 4 < rows;
+    }
+};
+
+// The residual of a piece.
+struct Residual {
+    uint4 of[TURNS];
+
+    __device__ Residual(const Half* residual, const Piece& piece, int rows, int lane) : of{} {
+        if (!HAS_RESIDUAL) return;
+        const Half* const first = residual + piece.first(lane);
 #pragma unroll
-    for (int turn = 0; turn < (HAS_RESIDUAL ? TURNS : 0); turn++)
-        if (const int at = row + first + turn * 4; at < rows)
-            added[turn] = *reinterpret_cast<const uint4*>(residual + u64(at) * N + ours);
+        for (int turn = 0; turn < TURNS; turn++)
+            if (piece.has(turn, rows, lane)) of[turn] = *reinterpret_cast<const uint4*>(first + turn * 4 * N);
+    }
+};
+
+__device__ void store(Half* y, uint4 values, bool is_there) {
+    asm volatile("{\n.reg .pred there;\nsetp.ne.b32 there, %5, 0;\n@there st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}"
+                 :: "l"(y), "r"(values.x), "r"(values.y), "r"(values.z), "r"(values.w), "r"(int(is_there)));
+}
+
+// Results of a piece of the sums; `lines` are those of its rows.
+__device__ void finish(const unsigned char (*sums)[STRIPE * 2], const float2 (*lines)[2], const Residual& residual,
+                       const Arguments& given, const Piece& piece, int rows, int lane) {
+    const unsigned char* const ours = sums[lane / 8];
+    const int swizzled = (lane % 8 ^ lane / 8) * 16;
+    const int column = (N % COLUMNS == 0 || piece.column < N ? piece.column : 0) + lane % 8 * 8;
+    Half* const y = given.y + piece.first(lane);
+    Eight base(given.bias + column), w_sums(given.w_sums + column, X_NORM), scale(given.y_scale + column, HAS_MOMENTS);
+    const Eight r_scale(given.r_scale + column, R_NORM), r_shift(given.r_shift + column, R_NORM);
+#pragma unroll
+    for (int i = 0; i < (R_NORM ? 8 : 0); i++) base.at[i] += r_shift.at[i];
+    Moment moments[TURNS];
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
-        const int at = first + turn * 4;
-        Eight value(*reinterpret_cast<const uint4*>(&sums[at][(lane % 8 ^ at % 8) * 16]));
-        const Eight more(added[turn]);
+        const int below = turn * 4;
+        const float2 of_x = X_NORM ? lines[below + lane / 8][0] : float2{};
+        const float2 of_residual = R_NORM ? lines[below + lane / 8][1] : float2{};
+        Eight value(*reinterpret_cast<const uint4*>(ours + below * STRIPE * 2 + (swizzled ^ turn % 2 * 64)));
+        const Eight more(residual.of[turn]);
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            value.at[i] = ACTIVATE(value.at[i] + base.at[i] + (HAS_RESIDUAL ? more.at[i] : 0));
-        if (row + at < rows) *reinterpret_cast<uint4*>(y + u64(row + at) * N + ours) = value.pairs();
+        for (int i = 0; i < 8; i++) {
+            const float shift = R_NORM ? base.at[i] + r_scale.at[i] * of_residual.y : base.at[i];
+            float v = X_NORM ? value.at[i] * of_x.x + (shift + w_sums.at[i] * of_x.y) : value.at[i] + shift;
+            if (HAS_RESIDUAL) v += R_NORM ? more.at[i] * of_residual.x : more.at[i];
+            value.at[i] = ACTIVATE(v);
+        }
+        if constexpr (HAS_MOMENTS) {
+            moments[turn] = Moment(value);
+#pragma unroll
+            for (int i = 0; i < 8; i++) value.at[i] *= scale.at[i];
+        }
+        store(y + below * N, value.pairs(), piece.has(turn, rows, lane));
+    }
+    if constexpr (HAS_MOMENTS) {
+        const Moment of = moment_of_row(moments, lane);
+        const int turn = lane % 8 / 2;
+        if (lane % 2 == 0 && piece.has(turn, rows, lane))
+            given.y_moments[u64(piece.column / GRANULE) * rows + piece.row + lane / 8 + turn * 4] = {of.mean, of.squares};
     }
 }
 
+// All stripes of PART rows of a group, from `row` of the group on. The residual of each piece is loaded while the one
+// before it is finished: `ahead` is that of the `first`, then that of the `next` to come.
+__device__ void finish(const Memory& memory, u32 group, u32 row, const Piece& first, const Piece& next, Residual& ahead,
+                       const Arguments& given, int rows, int lane) {
+    Piece piece = first;
+#pragma unroll 1
+    for (int stripe = 0; stripe < STRIPES; stripe++) {
+        const Residual residual = ahead;
+        const Piece now = piece;
+        piece.column += STRIPE;
+        ahead = Residual(given.residual, stripe + 1 < STRIPES ? piece : next, rows, lane);
+        finish(&memory.sums[group][stripe][row], &memory.lines[group][row], residual, given, now, rows, lane);
+    }
+}
+
+// PART rows of one of a block's tiles. The warps that finish them take them in turn.
+struct Part {
+    int tile;
+    u32 part, turn = 0;
+    Tile at;
+
+    __device__ Part(int tile, int warp, int down) : tile(tile), part(warp), at(tile, down) {}
+    __device__ Part next(int clusters, int down) const {
+        Part next = *this;
+        next.part += HELPERS;
+        if (next.part >= PARTS) next.part -= PARTS, next.tile += clusters, next.turn++, next.at = Tile(next.tile, down);
+        return next;
+    }
+    __device__ u32 group() const { return part / (GROUP_ROWS / PART); }
+    __device__ u32 row() const { return part % (GROUP_ROWS / PART) * PART; }  // in the group
+    __device__ Piece piece(int block) const { return {at.row + block * ROWS + int(part) * PART, at.column}; }
+};
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
-    const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const Half* bias, const Half* residual,
-    Half* y, int rows) {
+    const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* bias,
+    const float2* x_moments, const float* w_sums,
+    const Half* residual, const float2* r_moments, const float* r_scale, const float* r_shift,
+    Half* y, float2* y_moments, const float* y_scale, int rows) {
+    const Arguments given{bias, x_moments, w_sums, residual, r_moments, r_scale, r_shift, y, y_moments, y_scale};
     extern __shared__ __align__(1024) unsigned char dynamic[];
     Memory& memory = *reinterpret_cast<Memory*>(dynamic);
     const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
@@ -120,7 +267,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; stage++)
             start(memory.loaded[stage], 1), start(memory.used[stage], GROUPS * SHARED);
-        for (int of = 0; of < GROUPS; of++) start(memory.summed[of], 4), start(memory.stored[of], HELPERS);
+        for (int of = 0; of < GROUPS; of++) start(memory.summed[of], 4), start(memory.stored[of], GROUP_ROWS / PART);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     if constexpr (SHARED > 1) {
@@ -151,31 +298,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
                                      memory.loaded[stage]);
                     }
                 }
+                // no block leaves before all have arrived at its barriers
+#pragma unroll 1
+                for (const int end = step + STAGES; SHARED > 1 && step < end; step++)
+                    wait(memory.used[step % STAGES], step / STAGES & 1 ^ 1);
             }
         } else {
-            int turn = 0;
-            for (int tile = blockIdx.x / SHARED; tile + clusters < tiles; tile += clusters, turn++) {
-                const Tile at(tile, down);
-#pragma unroll 1
-                for (int of = 0; of < GROUPS; of++) {
-                    const int row = at.row + block * ROWS + of * GROUP_ROWS;
-                    wait(memory.summed[of], turn & 1);
-#pragma unroll 1
-                    for (int part = warp; part < STRIPES * 4; part += HELPERS)
-                        finish(memory.sums[of][part / 4], part % 4, y, bias, residual, row,
-                               at.column + part / 4 * STRIPE, rows, lane);
-                    __syncwarp();
-                    if (lane == 0) arrive(memory.stored[of]);
-                }
+            Part now(blockIdx.x / SHARED, warp, down);
+            Residual ahead(residual, now.piece(block), rows, lane);
+            while (now.tile + clusters < tiles) {
+                const Part next = now.next(clusters, down);
+                const u32 of = now.group();
+                wait(memory.summed[of], now.turn & 1);
+                finish(memory, of, now.row(), now.piece(block), next.piece(block), ahead, given, rows, lane);
+                __syncwarp();
+                if (lane == 0) arrive(memory.stored[of]);
+                now = next;
             }
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(MULTIPLYING));
         int step = 0, turn = 0;
         for (int tile = blockIdx.x / SHARED; tile < tiles; tile += clusters, turn++) {
+            const Tile at(tile, down);
+            const int first_row = at.row + block * ROWS + group * GROUP_ROWS + warp * PART;
             float sums[COLUMNS / 2];
-#pragma unroll 1
-            for (int depth = 0; depth < STEPS; depth++, step++) {
+            const auto multiply = [&](int depth) {
                 const int stage = step % STAGES;
                 wait(memory.loaded[stage], step / STAGES & 1);
                 const u64 left = matrix(memory.x[stage] + group * (X_BYTES / GROUPS)), right = matrix(memory.w[stage]);
@@ -186,7 +334,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
                 asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
                 asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
                 if (depth > 0) release(memory.used[(step - 1) % STAGES], thread);
-            }
+                step++;
+            };
+            multiply(0);
+            const float2 line = line_of(x_moments, r_moments, first_row, rows, lane);  // beside the tensor cores
+#pragma unroll 1
+            for (int depth = 1; depth < STEPS; depth++) multiply(depth);
             asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
             release(memory.used[(step - 1) % STAGES], thread);
 
@@ -200,20 +353,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
                                 "r"(packed(sixteen[0], sixteen[1])), "r"(packed(sixteen[2], sixteen[3])),
                                 "r"(packed(sixteen[4], sixteen[5])), "r"(packed(sixteen[6], sixteen[7])) : "memory");
             }
+            if (X_NORM || R_NORM) memory.lines[group][warp * PART + lane % PART][lane / PART] = line;
             __syncwarp();
             if (tile + clusters < tiles) {
                 if (lane == 0) arrive(memory.summed[group]);
             } else {
-                const Tile at(tile, down);
-#pragma unroll 1
-                for (int stripe = 0; stripe < STRIPES; stripe++)
-                    finish(memory.sums[group][stripe], warp, y, bias, residual,
-                           at.row + block * ROWS + group * GROUP_ROWS, at.column + stripe * STRIPE, rows, lane);
+                const Piece first{first_row, at.column};
+                Residual ahead(residual, first, rows, lane);
+                finish(memory, group, warp * PART, first, first, ahead, given, rows, lane);
             }
         }
-    }
-    if constexpr (SHARED > 1) {  // nobody loads into what has gone, or arrives at it
-        asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-        asm volatile("barrier.cluster.wait;" ::: "memory");
     }
 }

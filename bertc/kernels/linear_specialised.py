@@ -8,18 +8,16 @@ from typing import Any
 
 from bertc.kernels import hopper
 
-PARAMETERS = ("x", "w", "bias", "residual", "y", "rows")
-"""The kernel's, in order. x and w come in boxes of [ROWS, DEPTH] and [COLUMNS / SHARED, DEPTH]."""
+PARAMETERS = hopper.PARAMETERS
+"""x and w come in boxes of [ROWS, DEPTH] and [COLUMNS / SHARED, DEPTH]."""
 
-CONSTANTS = (
-    *("ELEMENT", "N", "K", "ROWS", "COLUMNS", "STAGES", "SHARED", "BAND"),
-    *("ACTIVATION", "HAS_RESIDUAL", "PDL"),
-)
+CONSTANTS = (*("ELEMENT", "N", "K", "ROWS", "COLUMNS", "STAGES", "SHARED", "BAND"), *hopper.ENDS)
 
 
 def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one product, of all CONSTANTS."""
-    return hopper.source("linear_specialised.cu", constants, shared_bytes(constants))
+    macros = hopper.multiply(constants["ELEMENT"], constants["COLUMNS"]) | {"ACTIVATE": constants["ACTIVATION"]}
+    return hopper.source("linear_specialised.cu", constants, shared_bytes(constants), macros)
 
 
 def boxes(constants: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:
@@ -41,4 +39,4 @@ def shared_bytes(constants: Mapping[str, Any]) -> int:
     """Of shared memory that a block has: `Memory` in the kernel."""
     rows, columns, stages = (constants[name] for name in ("ROWS", "COLUMNS", "STAGES"))
     operands = 2 * stages * (rows + columns) * hopper.DEPTH
-    return operands + 2 * rows * columns + 16 * stages + 16 * (rows // 64)
+    return operands + 2 * rows * columns + 16 * rows + 16 * stages + 16 * (rows // 64)

@@ -83,7 +83,7 @@ def write(
     architecture = _architecture(architectures)
     shapes = _shapes(spec)
     fewest = min(shape["tokens"] for shape in shapes)
-    lowering, few, outputs = _lowered(graph, weights, spec.precision, architecture, fewest <= TRIED_UP_TO)
+    lowering, folded, outputs = _lowered(graph, weights, spec.precision, architecture, fewest <= TRIED_UP_TO)
     compiled: dict[str, Kernel] = {}
     sources, shared = list(lowering.sources.values()), ARCHITECTURES[architecture]
     for index, (key, kernel) in enumerate(compile_kernels(sources, architecture, shared, folder)):
@@ -92,9 +92,9 @@ def write(
         if progress:
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
-    steps, few = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, few))
-    few_up_to = products.FEW if few else 0
-    plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, few=few, few_up_to=few_up_to)
+    steps, folded = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, folded))
+    choices = ((products.FEW, 1), (0, 0)) if folded else ((0, 0),)
+    plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, {}, folded, choices)
     if architecture == _architecture_here():
         (folder / PLAN).write_text(plan.to_json(), "utf-8")
         session = Session(folder, Device())
@@ -151,13 +151,14 @@ def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Run
 def _lowered(
     graph: Graph, weights: Weights, precision: str, architecture: str, few: bool
 ) -> tuple[Lowering, list[Step], Mapping[str, Output]]:
-    """A graph's steps, others for few rows where they are wanted and there are such, and the outputs of both."""
+    """A graph's steps, others in which norms go along with products, for few rows too where these are wanted, and the
+    outputs of both."""
     element = PRECISIONS[precision]
     lowering = Lowering(graph, weights, element, architecture)
     outputs = lowering.run()
-    if not few or element == "f32" or architecture != HOPPER:
+    if element == "f32" or architecture != HOPPER:
         return lowering, [], outputs
-    folding = Lowering(graph, weights, element, architecture, of=lowering)
+    folding = Lowering(graph, weights, element, architecture, of=lowering, few=few)
     same = folding.run() == outputs
     shared = lowering.buffers.keys() & folding.buffers
     same = same and all(lowering.buffers[name] == folding.buffers[name] for name in shared)

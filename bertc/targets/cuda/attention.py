@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,13 @@ import numpy as np
 
 from bertc.attended import attended
 from bertc.graph import INPUT, Node
+from bertc.kernels import attention_specialised
 from bertc.ops import rotary_factors
 from bertc.passes.pack_sequences import counts_tokens
+from bertc.targets.cuda.compile_kernels import HOPPER
 from bertc.targets.cuda.elementwise import blocks, fixed, number, pointwise, power, strides
-from bertc.targets.cuda.plan import INPUTS, Launch, Place, Size
+from bertc.targets.cuda.hopper import MULTIPROCESSORS
+from bertc.targets.cuda.plan import INPUTS, Launch, Place, Size, Tiles
 from bertc.targets.cuda.views import ZERO, Layout, View, contiguous, product, with_axes
 
 if TYPE_CHECKING:
@@ -21,8 +24,16 @@ if TYPE_CHECKING:
 
 MASKS = ("padding_mask", "local_mask")
 
+QKV = ("query", "key", "value")
+
 HEAD_SIZES = (16, 32, 64, 128)
 """Those that the attention kernel's tiles fit."""
+
+SPECIALISED = ((2, 128, 4), (3, 128, 3))
+"""GROUPS, KEYS and STAGES of the kernel whose warps have roles: sequences of 128 and of 384 tokens are whole tiles."""
+
+FEW = 512
+"""Tokens up to which small tiles are taken where nothing was timed: above, large ones fill the GPU."""
 
 COLUMNS = 1024
 """Entries of a row of scores or of a mask that a program has at once."""
@@ -42,7 +53,7 @@ def attention(lowering: Lowering, node: Node) -> None:
     starts = None if found.starts is None else lowering.layout(found.starts).place
     row, places = _side_by_side(lowering, node)
     context = lowering.buffer(node.key)
-    given: dict[str, Any] = {**dict(zip(("query", "key", "value"), places, strict=True)), "row": row}
+    given: dict[str, Any] = {**dict(zip(QKV, places, strict=True)), "row": row}
     given |= {"lengths": lengths or context, "starts": starts or lengths or context, "context": context}
     given |= {"bias": bias.place if bias else context, "seq": Size(1, ("seq",)), "size": size}
     axes = ("batch", "head", "query", "key")
@@ -53,7 +64,9 @@ def attention(lowering: Lowering, node: Node) -> None:
     given["GIVEN"] = all(place is None or _is_given(lowering, place.name) for place in (lengths, starts))
     given |= {"WINDOW": found.window, "scale": node.attribute("scale"), "PRECISION": lowering.precision}
     ways = [_launch(lowering, given, int(heads), *tile) for tile in _tiles(lowering)]
-    lowering.step(node.key, *([way] for way in ways))
+    roles = SPECIALISED if _takes_roles(lowering, given) else ()
+    ways += [_launch_with_roles(lowering, given, int(heads), *tile) for tile in roles]
+    lowering.step(node.key, *([way] for way in ways), choices=((FEW, 0), (0, len(ways) - 1 if roles else 0)))
 
 
 def _bias(lowering: Lowering, node: Node, bias: str) -> Layout:
@@ -89,6 +102,27 @@ def _launch(
     grid = [Size(1, ("seq",), queries), Size(heads), Size(1, ("batch",))]
     tile = {"QUERIES": queries, "KEYS": keys, "STAGES": stages}
     return lowering.launch("attention", "attention", grid, warps, [given["context"].name], **given, **tile)
+
+
+def _takes_roles(lowering: Lowering, given: Mapping[str, Any]) -> bool:
+    """Whether the kernel whose warps have roles takes an attention: its heads and addresses fit the copy engine."""
+    is_plain = not given["HAS_BIAS"] and given["WINDOW"] == 0 and given["scale"] > 0
+    fits = all(count % 8 == 0 for count in (given["row"].factor, *(given[of].offset for of in QKV)))  # 16 bytes
+    is_here = lowering.architecture == HOPPER and lowering.element != "f32"
+    return is_here and is_plain and fits and given["size"] == attention_specialised.SIZE
+
+
+def _launch_with_roles(
+    lowering: Lowering, given: dict[str, Any], heads: int, groups: int, keys: int, stages: int
+) -> Launch:
+    size, row = given["size"], given["row"]
+    rows = Size(1, ("tokens",) if given["PACKED"] else ("batch", "seq"))
+    boxes = {"query": 64 * groups, "key": keys, "value": keys}
+    own = {of: Tiles(given[of], rows, heads * size, row, (count, size)) for of, count in boxes.items()}
+    own |= {"batch": Size(1, ("batch",)), "ELEMENT": lowering.element, "HEADS": heads, "SCALE": given["scale"]}
+    own |= {"GROUPS": groups, "KEYS": keys, "STAGES": stages}
+    file, warps = "attention_specialised", attention_specialised.warps(own)
+    return lowering.launch(file, file, [Size(MULTIPROCESSORS)], warps, [given["context"].name], **(given | own))
 
 
 def _side_by_side(lowering: Lowering, node: Node) -> tuple[Size, list[Place]]:

@@ -18,8 +18,8 @@ from bertc.ops import Array
 from bertc.plugins import PLUGINS
 from bertc.reference import Weights, constant
 from bertc.targets.cuda import attention, elementwise, layouts, norms, products
-from bertc.targets.cuda.clusters import Folded
 from bertc.targets.cuda.compile_kernels import Source, parameters
+from bertc.targets.cuda.hopper import Folded
 from bertc.targets.cuda.plan import (
     Argument,
     Buffer,
@@ -43,15 +43,21 @@ class Lowering:
     """One graph on its way to a plan."""
 
     def __init__(
-        self, graph: Graph, weights: Weights, element: str, architecture: str, of: Lowering | None = None
+        self,
+        graph: Graph,
+        weights: Weights,
+        element: str,
+        architecture: str,
+        of: Lowering | None = None,
+        few: bool = True,
     ) -> None:
-        """`of`: another of the same graph; then products go to clusters and take norms along. Both have the same
-        constants, and the same names for the same memory."""
+        """`of`: another of the same graph; then products take norms along, and go to clusters where there are `few`
+        rows. Both have the same constants, and the same names for the same memory."""
         self.graph = graph
         self.weights = weights
         self.element = element
         self.architecture = architecture
-        self.folding = of is not None
+        self.folding, self.few = of is not None, few
         self.steps: list[Step] = []
         self.buffers: dict[str, Buffer] = {}
         self.sources: dict[str, Source] = of.sources if of else {}

@@ -25,6 +25,27 @@ Choices = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
+class Span:
+    """More than `above` rows, and no more than `up_to`."""
+
+    above: float
+    up_to: float
+
+    def meets(self, other: Span) -> bool:
+        return max(self.above, other.above) < min(self.up_to, other.up_to)
+
+
+def spans_of(choices: Choices) -> list[Span]:
+    """The rows of each choice; the last is for all above."""
+    limits = [rows for rows, _ in choices[:-1]]
+    return [Span(above, up_to) for above, up_to in zip((0, *limits), (*limits, inf), strict=True)]
+
+
+def chosen(choices: Choices, rows: int) -> int:
+    return next((index for limit, index in choices if rows <= limit), choices[-1][1])
+
+
+@dataclass(frozen=True)
 class Size:
     """factor · Π names, rounded up to a multiple of `per` and divided by it."""
 
@@ -115,8 +136,7 @@ class Step:
     choices: Choices = ((0, 0),)
 
     def way(self, rows: int) -> tuple[Operation, ...]:
-        chosen = next((way for limit, way in self.choices if rows <= limit), self.choices[-1][1])
-        return self.ways[chosen]
+        return self.ways[chosen(self.choices, rows)]
 
     def with_kernels(self, there: Collection[str]) -> Step:
         """The step without ways that need a kernel which is not there; what was chosen becomes the first way for few
@@ -132,14 +152,10 @@ class Step:
         )
         return replace(self, ways=tuple(self.ways[index] for index in kept), choices=choices)
 
-    def between(self, above: float, up_to: float) -> Step:
-        """The step with those ways alone that are chosen for more than `above` rows and no more than `up_to`."""
-        limits = [rows for rows, _ in self.choices[:-1]]
-        reached = [
-            choice
-            for choice, before, last in zip(self.choices, (0, *limits), (*limits, inf), strict=True)
-            if max(before, above) < min(last, up_to)
-        ]
+    def within(self, ranges: Sequence[Span]) -> Step:
+        """The step with those ways alone that are chosen for rows of some ranges."""
+        spans = zip(self.choices, spans_of(self.choices), strict=True)
+        reached = [choice for choice, span in spans if any(map(span.meets, ranges))]
         kept = sorted({way for _, way in reached})
         choices = tuple((rows, kept.index(way)) for rows, way in reached)
         return replace(self, ways=tuple(self.ways[way] for way in kept), choices=choices)
@@ -194,24 +210,28 @@ class Plan:
     outputs: Mapping[str, Output]
     algorithms: Mapping[str, str] = field(default_factory=dict[str, str])
     """(product and rows) -> the cuBLASLt algorithm that was fastest when the engine was built, in hex."""
-    few: tuple[Step, ...] = ()
-    """Other steps to the same outputs, for few rows: norms go along with the products around them."""
-    few_up_to: int = 0
-    """Rows up to which they are taken; 0 where they never are, as where there are none."""
+    folded: tuple[Step, ...] = ()
+    """Other steps to the same outputs: norms go along with the products around them."""
+    choices: Choices = ((0, 0),)
+    """1 for so many rows as take these."""
 
     def taken(self, rows: int) -> tuple[Step, ...]:
         """The steps for so many rows."""
-        return self.few if rows <= self.few_up_to else self.steps
+        return (self.steps, self.folded)[chosen(self.choices, rows)]
 
     def pruned(self) -> Plan:
         """The plan that does the same with nothing besides: without the steps, the ways and the kernels that it takes
         for no number of rows."""
-        steps = tuple(step.between(self.few_up_to, inf) for step in self.steps)
-        few = tuple(step.between(0, self.few_up_to) for step in self.few) if self.few_up_to else ()
-        ways = [way for step in (*steps, *few) for way in step.ways]
+        spans = list(zip(self.choices, spans_of(self.choices), strict=True))
+        taken = [[span for (_, index), span in spans if index == wanted] for wanted in (0, 1)]
+        steps, folded = (
+            tuple(step.within(rows) for step in of if rows)
+            for of, rows in zip((self.steps, self.folded), taken, strict=True)
+        )
+        ways = [way for step in (*steps, *folded) for way in step.ways]
         launched = {operation.kernel for way in ways for operation in way if isinstance(operation, Launch)}
         kernels = {name: kernel for name, kernel in self.kernels.items() if name in launched}
-        return replace(self, steps=steps, few=few, kernels=kernels)
+        return replace(self, steps=steps, folded=folded, kernels=kernels)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
@@ -221,7 +241,8 @@ def arena(steps: Sequence[Sequence[Operation]], bytes_of: Mapping[str, int], kep
     """The offset of each buffer in one block of memory: buffers share a place when their lives do not overlap.
 
     A life goes from the first step that writes a buffer to the last that reads it; `kept` ones, inputs and outputs,
-    live always. Largest first, each at the lowest place that is free (Pisarchyk and Lee 2020, greedy by size).
+    live always and come first, so that their places are the same for all lists of steps. Then largest first, each at
+    the lowest place that is free (Pisarchyk and Lee 2020, greedy by size).
     """
     lives: dict[str, list[int]] = {name: [0, len(steps)] for name in kept}
     for index, operations in enumerate(steps):
@@ -230,7 +251,7 @@ def arena(steps: Sequence[Sequence[Operation]], bytes_of: Mapping[str, int], kep
                 life = lives.setdefault(name, [index, index])
                 life[1] = max(life[1], index)
     offsets: dict[str, int] = {}
-    for name in sorted(lives, key=lambda name: (-bytes_of[name], name)):
+    for name in sorted(lives, key=lambda name: (name not in kept, -bytes_of[name], name)):
         first, last = lives[name]
         taken = sorted(
             (offsets[other], offsets[other] + bytes_of[other])
@@ -257,8 +278,8 @@ def read_plan(text: str) -> Plan:
         steps=tuple(_step(of) for of in content["steps"]),
         outputs={name: _output(of) for name, of in content["outputs"].items()},
         algorithms=content["algorithms"],
-        few=tuple(_step(of) for of in content["few"]),
-        few_up_to=content["few_up_to"],
+        folded=tuple(_step(of) for of in content["folded"]),
+        choices=_choices(content["choices"]),
     )
 
 
@@ -280,7 +301,11 @@ def _argument(of: dict[str, Any]) -> Argument:
 
 def _step(of: dict[str, Any]) -> Step:
     ways = tuple(tuple(_operation(operation) for operation in way) for way in of["ways"])
-    return Step(of["name"], ways, tuple((rows, way) for rows, way in of["choices"]))
+    return Step(of["name"], ways, _choices(of["choices"]))
+
+
+def _choices(of: list[list[int]]) -> Choices:
+    return tuple((rows, index) for rows, index in of)
 
 
 def _operation(of: dict[str, Any]) -> Operation:

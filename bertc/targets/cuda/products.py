@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertc.graph import UNUSED, Node
-from bertc.kernels import hopper, linear_specialised
-from bertc.targets.cuda import clusters
-from bertc.targets.cuda.clusters import Folded
+from bertc.kernels.hopper import DEPTH
+from bertc.targets.cuda import folding
 from bertc.targets.cuda.compile_kernels import HOPPER
 from bertc.targets.cuda.elementwise import ACTIVATIONS, blocks, number, strides
+from bertc.targets.cuda.hopper import BAND, MULTIPROCESSORS, Folded, launch, specialised_tiles
 from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Launch, Operation, Place, Product, Size, Tiles
 from bertc.targets.cuda.views import View, contiguous, with_axes
@@ -35,16 +35,6 @@ NARROW = ((16, 32, 64, 4, 4), (16, 16, 128, 4, 4), (16, 16, 256, 3, 4))
 
 LARGE = ((128, 256, 64), (128, 128, 64))
 """ROWS, COLUMNS and DEPTH of Triton's products for many rows."""
-
-SPECIALISED = ((128, 256, 3, 1), (128, 256, 3, 2), (192, 192, 3, 1), (192, 128, 4, 1), (128, 192, 4, 1))
-"""ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles; those of 192 are for sizes at
-which tiles of powers of two leave multiprocessors idle."""
-
-BAND = 4
-"""Rows of large tiles that are at work together."""
-
-MULTIPROCESSORS = 132
-"""Of an H100 or H200 (SXM): how many programs share the tiles."""
 
 SPLITS = (2, 4, 6)
 """Into how many parts the sum of a product before a norm may be cut."""
@@ -101,8 +91,8 @@ def matmul(lowering: Lowering, node: Node) -> None:
         element = lowering.result_element(tail.last.key) if narrow else None
         y = lowering.buffer(tail.last.key, element)
         linear(lowering, tail.last.key, x, product, y)
-    elif clusters.fits(lowering, x, n):
-        clusters.linear_and_norm(lowering, node, product, tail.norm, tail.residual)
+    elif folding.fits(lowering, x, n):
+        folding.linear_and_norm(lowering, node, product, tail.norm, tail.residual)
     else:
         linear_and_norm(lowering, node, product, tail.norm, lowering.dense(tail.residual))
 
@@ -115,7 +105,7 @@ def is_narrow(lowering: Lowering, node: Node) -> bool:
     x, w = node.values
     weight = lowering.shape(w)
     return (
-        lowering.graph.is_constant(w) and len(weight) == 2 and clusters.is_small(lowering.shape(x)[:-1], int(weight[1]))
+        lowering.graph.is_constant(w) and len(weight) == 2 and folding.is_small(lowering.shape(x)[:-1], int(weight[1]))
     )
 
 
@@ -160,7 +150,7 @@ def _longer(lowering: Lowering, tail: Tail, reader: Node) -> Tail | None:
     if reader.op in ("add", "bias_gelu", "bias_gelu_tanh") and plain and tail.bias is None:
         bias = reader.inputs[1]
         n = int(reader.types[0].shape[-1])
-        if isinstance(bias, str) and reader.inputs[0] == tail.last.key and clusters.is_vector(lowering, bias, n):
+        if isinstance(bias, str) and reader.inputs[0] == tail.last.key and folding.is_vector(lowering, bias, n):
             return Tail(reader, bias, reader.op.removeprefix("bias_") if reader.op != "add" else "")
     if reader.op in ACTIVATIONS and plain:
         return Tail(reader, tail.bias, reader.op)
@@ -192,17 +182,17 @@ def _batched(lowering: Lowering, node: Node) -> None:
 
 
 def linear(lowering: Lowering, name: str, x: str, product: Linear, y: Place) -> None:
-    """A step that computes a product of a value: by clusters where they take it; else ours for few rows, ours in large
-    tiles or the library's for many."""
-    if clusters.fits(lowering, x, product.n):
-        clusters.linear(lowering, name, product, y)
+    """A step that computes a product of a value: by kernels that take norms along, where these fit; else ours for few
+    rows, ours in large tiles or the library's for many."""
+    if folding.fits(lowering, x, product.n):
+        folding.linear(lowering, name, product, y)
         return
-    if clusters.is_small(product.x.names, product.n):
+    if folding.is_small(product.x.names, product.n):
         lowering.step(name, *([_few(lowering, product, y, 1, tile)] for tile in NARROW))
         return
     ways: list[Way] = [[_few(lowering, product, y, 1, tile)] for tile in _tiles(lowering)]
     ways += [[_plain_tiles(lowering, product, y, tile)] for tile in _plain_large(lowering, product)]
-    ways += [[_specialised(lowering, product, y, tile)] for tile in _specialised_tiles(lowering, product)]
+    ways += [[launch(lowering, product, y, tile)] for tile in _specialised_tiles(lowering, product)]
     ways.append(_library(lowering, product, y))
     lowering.step(name, *ways, choices=((FEW, 0), (0, len(ways) - 1)))
 
@@ -226,10 +216,10 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     after = normed(lowering, norm, summed, 1, None, None, scale, shift, normal, None)
     tiles = _specialised_tiles(lowering, product)
     if lowering.element == "bf16":  # rounded behind the residual, the sum would lose as much as all weights do
-        ways += [[_specialised(lowering, product, summed, tile), adding] for tile in tiles]
+        ways += [[launch(lowering, product, summed, tile), adding] for tile in tiles]
         ways.append([_product(product, lowering, summed, bias), adding])
     else:
-        ways += [[_specialised(lowering, product, summed, tile, residual), after] for tile in tiles]
+        ways += [[launch(lowering, product, summed, tile, residual), after] for tile in tiles]
         ways.append([_product(product, lowering, summed, bias), adding])
         ways.append([_product(product, lowering, summed, bias, residual=residual), after])
     lowering.step(norm.key, *ways, choices=((FEW, max(0, split - 1)), (0, len(ways) - 1)))
@@ -243,20 +233,16 @@ def _plain_large(lowering: Lowering, product: Linear) -> list[tuple[int, int, in
 
 
 def _specialised_tiles(lowering: Lowering, product: Linear) -> list[dict[str, int]]:
-    """The large tiles that warps with roles are offered: what they have beyond the product's columns is an eighth of
-    these at most."""
+    """The large tiles that warps with roles are offered."""
     if lowering.architecture != HOPPER or not _is_large(lowering, product):
         return []
-    names = ("ROWS", "COLUMNS", "STAGES", "SHARED")
-    tiles: list[dict[str, int]] = [dict(zip(names, tile, strict=True)) for tile in SPECIALISED]
-    return [tile for tile in tiles if 8 * (-product.n % tile["COLUMNS"]) <= product.n]
+    return specialised_tiles(product.n, product.x.width)
 
 
 def _is_large(lowering: Lowering, product: Linear) -> bool:
     """Whether the copy engine takes what a product reads, of an encoder's rows."""
     is_half = lowering.is_programmatic and lowering.element != "f32"
-    aligned = product.x.width % hopper.DEPTH == 0 and product.n % 8 == 0
-    return is_half and aligned and product.x.names in clusters.ROWS
+    return is_half and product.x.names in folding.ROWS and product.x.width % DEPTH == 0
 
 
 def _tiles(lowering: Lowering) -> tuple[tuple[int, int, int, int, int], ...]:
@@ -285,17 +271,6 @@ def _plain_tiles(lowering: Lowering, product: Linear, y: Place, tile: tuple[int,
     given |= {"bias": _bias(lowering, product), "ACTIVATION": product.activation}
     given["y"] = Tiles(y, product.rows, n, Size(n), (rows, columns // 2))
     return lowering.launch("linear_tiles", "linear_tiles", [Size(MULTIPROCESSORS)], 8, [y.name], **given)
-
-
-def _specialised(
-    lowering: Lowering, product: Linear, y: Place, tile: dict[str, int], residual: Place | None = None
-) -> Launch:
-    given = _boxes(product, tile["ROWS"], tile["COLUMNS"] // tile["SHARED"], hopper.DEPTH) | tile
-    given |= {"ELEMENT": lowering.element, "N": product.n, "K": product.x.width, "BAND": BAND, "rows": product.rows}
-    given |= {"bias": _bias(lowering, product), "ACTIVATION": product.activation, "y": y}
-    given |= {"residual": residual or y, "HAS_RESIDUAL": residual is not None}
-    grid, warps = [Size(MULTIPROCESSORS)], linear_specialised.warps(tile)
-    return lowering.launch("linear_specialised", "linear_specialised", grid, warps, [y.name], **given)
 
 
 def _boxes(product: Linear, rows: int, columns: int, depth: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
+from functools import partial
 from math import inf
 from statistics import median
 
@@ -18,61 +18,83 @@ ALIKE = 8
 
 REPLAYS = 5
 
-NEAR = 1.15
+NEAR = 1.08
 """Ways that take so much longer than the fastest by themselves are not tried beside those of other steps."""
+
+HOPELESS = 10
+"""How many times as long as the fastest a way may take when the host starts one kernel at a time."""
 
 WORTH = 0.997
 """What a way has to bring the whole network down to: less is noise."""
 
 TRIED_UP_TO = 512
-"""Rows up to which steps for few rows are tried, and all ways beside each other, twice; where no shape has as few rows,
-there are no such steps."""
+"""Rows up to which all ways are tried beside each other, twice."""
 
 Progress = Callable[[str, int, int], None]
 
 Ways = dict[object, int]
 """The signature of a step -> the way it takes."""
 
+Work = Callable[[], None]
+"""Puts operations on the device's stream."""
+
 
 def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progress | None = None) -> Plan:
     """The session's plan with the fastest way of each step, and the fastest algorithms, for each of the shapes; and
-    with the steps for few rows up to where they are faster.
+    with the steps that take norms along where they are faster.
 
     A shape is `batch`, `seq` and `tokens`; ways are chosen by the tokens.
     """
     plan = session.plan
-    steps, few = dict[int, Ways](), dict[int, Ways]()
+    lists = [steps for steps in (plan.steps, plan.folded) if steps]
+    taken: list[dict[int, Ways]] = [{} for _ in lists]
     won = dict[int, bool]()
     for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["tokens"])):
-        rows = sizes["tokens"]
-        steps[rows], time = _fastest(session, plan.steps, sizes)
-        if plan.few and rows <= TRIED_UP_TO:
-            few[rows], few_time = _fastest(session, plan.few, sizes)
-            won[rows] = few_time < time and won.get(rows, True)
+        rows, ways = sizes["tokens"], [_fastest(session, steps, sizes) for steps in lists]
+        for of_rows, of_list in zip(taken, ways, strict=True):
+            of_rows[rows] = of_list
+        won[rows] = won.get(rows, True) and len(lists) > 1 and _folded_wins(session, lists, ways, sizes)
         if progress:
             progress("timing kernels", done + 1, len(shapes))
+    steps, *folded = (_with_choices(*of_list) for of_list in zip(lists, taken, strict=True))
     return replace(
         plan,
-        steps=_with_choices(plan.steps, steps),
+        steps=steps,
         algorithms={name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())},
-        few=_with_choices(plan.few, few),
-        few_up_to=max(takewhile(lambda rows: won[rows], won), default=0),
+        folded=folded[0] if folded else (),
+        choices=tuple((rows, int(folds)) for rows, folds in won.items()),
     )
 
 
-def _fastest(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) -> tuple[Ways, float]:
-    """The fastest ways of all steps for a shape, and the milliseconds that they take together."""
-    addresses = session.place([[operation for way in step.ways for operation in way] for step in steps], sizes)
-    _fill(session, sizes, addresses)
+def _fastest(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) -> Ways:
+    """The fastest ways of all steps for a shape."""
+    addresses = _placed(session, steps, sizes)
+    _fill(session, steps, sizes, addresses)
     groups = dict[object, list[Step]]()
     for step in steps:
         groups.setdefault(_signature(step), []).append(step)
     ranked = dict[object, list[int]]()
     for signature, group in groups.items():
-        alike = group[:ALIKE]
-        times = [_time(session, alike, way, sizes, addresses) for way in range(len(alike[0].ways))]
+        times = _times(session, group[:ALIKE], sizes, addresses)
         ranked[signature] = _ranked(times, inf if _are_few(sizes) else NEAR)
     return _settled(session, steps, ranked, sizes, addresses)
+
+
+def _folded_wins(
+    session: Session, lists: Sequence[Sequence[Step]], ways: Sequence[Ways], sizes: Mapping[str, int]
+) -> bool:
+    """Whether the second list of steps is faster than the first, by the ways that they take."""
+    addresses = [_placed(session, steps, sizes) for steps in lists]  # the memory is as large as each needs by now
+    works: list[Work] = []
+    for steps, taken, of_list in zip(lists, ways, addresses, strict=True):
+        _fill(session, steps, sizes, of_list)
+        works.append(_taking(session, steps, taken, sizes, of_list))
+    plain, folded = _in_turn(session, works)
+    return folded < plain
+
+
+def _placed(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) -> dict[str, int]:
+    return session.place([[operation for way in step.ways for operation in way] for step in steps], sizes)
 
 
 def _with_choices(steps: Sequence[Step], taken: Mapping[int, Ways]) -> tuple[Step, ...]:
@@ -98,85 +120,112 @@ def _settled(
     ranked: Mapping[object, Sequence[int]],
     sizes: Mapping[str, int],
     addresses: Mapping[str, int],
-) -> tuple[Ways, float]:
-    """The ways that are fastest beside each other, and the milliseconds of all steps: of few rows, a kernel's end and
-    the next one's start cost as much as the work between, and depend on both; of many, the GPU's clock falls by as much
-    as the whole takes more power. So each way is timed beside what it would take the place of."""
-
-    def time(taken: Ways) -> float:
-        operations = [operation for step in steps for operation in step.ways[taken[_signature(step)]]]
-        return _replayed(session, operations, sizes, addresses)
-
+) -> Ways:
+    """The ways that are fastest beside each other: of few rows, a kernel's end and the next one's start cost as much as
+    the work between, and depend on both; of many, the GPU's clock falls by as much as the whole takes more power."""
     taken = {signature: ways[0] for signature, ways in ranked.items()}
-    best = time(taken)
     rounds = 2 if _are_few(sizes) else 1
     for signature, way in rounds * [(signature, way) for signature, ways in ranked.items() for way in ways]:
         other = {**taken, signature: way}
         if other != taken:
-            best, found = time(taken), time(other)
+            works = [_taking(session, steps, ways, sizes, addresses) for ways in (taken, other)]
+            best, found = _in_turn(session, works)
             if found < WORTH * best:
-                taken, best = other, found
-    return taken, best
+                taken = other
+    return taken
 
 
-def _fill(session: Session, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
-    """Sequences without padding, since attention takes as long as they are."""
-    batch, seq = sizes["batch"], sizes["seq"]
-    for name, values in {"lengths": np.full(batch, seq), "starts": np.arange(batch) * seq}.items():
-        if name in addresses:
-            session.device.upload(addresses[name], values.astype(np.int32))
+def _taking(
+    session: Session, steps: Sequence[Step], taken: Ways, sizes: Mapping[str, int], addresses: Mapping[str, int]
+) -> Work:
+    operations = [operation for step in steps for operation in step.ways[taken[_signature(step)]]]
+    return _work(session, operations, sizes, addresses)
 
 
-def _time(
-    session: Session, steps: Sequence[Step], way: int, sizes: Mapping[str, int], addresses: Mapping[str, int]
-) -> float:
-    """Milliseconds that one way of some steps takes; its products by their fastest algorithms from then on."""
-    operations = [operation for step in steps for operation in step.ways[way]]
-    for product in steps[0].ways[way]:
-        if isinstance(product, Product) and not _choose_algorithm(session, product, operations, sizes, addresses):
-            return inf
-    return _replayed(session, operations, sizes, addresses)
-
-
-def _choose_algorithm(
-    session: Session,
-    product: Product,
-    operations: Sequence[Operation],
-    sizes: Mapping[str, int],
-    addresses: Mapping[str, int],
-) -> bool:
-    """Whether there is one: the library has none for some sizes."""
-    problem = session.problem(product, sizes)
-    key = algorithm_key(problem)
-    if key in session.algorithms:
-        return True
-    times: dict[bytes, float] = {}
-    for algorithm in session.blas.algorithms(problem):
-        session.algorithms[key] = algorithm
-        try:
-            times[algorithm] = _replayed(session, operations, sizes, addresses)
-        except RuntimeError:
-            continue  # some suggestions do not run for some shapes
-    if times:
-        session.algorithms[key] = min(times, key=lambda algorithm: times[algorithm])
-    else:
-        session.algorithms.pop(key, None)
-    return bool(times)
-
-
-def _replayed(
+def _work(
     session: Session, operations: Sequence[Operation], sizes: Mapping[str, int], addresses: Mapping[str, int]
-) -> float:
+) -> Work:
     def work() -> None:
         for operation in operations:
             session.start(operation, sizes, addresses)
 
-    work()
-    graph = session.device.captured(work)
-    session.device.replay(graph)
-    times = [session.device.milliseconds(lambda: session.device.replay(graph)) for _ in range(REPLAYS)]
-    session.device.forget(graph)
-    return median(times)
+    return work
+
+
+def _fill(session: Session, steps: Sequence[Step], sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
+    """Sequences without padding, since attention takes as long as they are; and what the steps make of them, since
+    products of zeros take less power, and the clock is higher then."""
+    batch, seq = sizes["batch"], sizes["seq"]
+    for name, values in {"lengths": np.full(batch, seq), "starts": np.arange(batch) * seq}.items():
+        if name in addresses:
+            session.device.upload(addresses[name], values.astype(np.int32))
+    for step in steps:
+        ours = (way for way in step.ways if not any(isinstance(operation, Product) for operation in way))
+        _work(session, next(ours, ()), sizes, addresses)()
+
+
+def _times(
+    session: Session, steps: Sequence[Step], sizes: Mapping[str, int], addresses: Mapping[str, int]
+) -> list[float]:
+    """Milliseconds that each way of some steps takes; its products by their fastest algorithms from then on."""
+    works = dict[int, Work]()
+    for way, alike in enumerate(zip(*(step.ways for step in steps), strict=True)):
+        work = _work(session, [operation for operations in alike for operation in operations], sizes, addresses)
+        products = [operation for operation in alike[0] if isinstance(operation, Product)]
+        if all(_choose_algorithm(session, product, work, sizes) for product in products):
+            works[way] = work
+    times = dict(zip(works, _raced(session, [*works.values()]), strict=True))
+    return [times.get(way, inf) for way in range(len(steps[0].ways))]
+
+
+def _choose_algorithm(session: Session, product: Product, work: Work, sizes: Mapping[str, int]) -> bool:
+    """Whether there is one: the library has none for some sizes. The fastest at some work is taken from then on."""
+    problem = session.problem(product, sizes)
+    key = algorithm_key(problem)
+    if key in session.algorithms:
+        return True
+
+    def taking(algorithm: bytes) -> Work:
+        def with_algorithm() -> None:
+            session.algorithms[key] = algorithm
+            work()
+
+        return with_algorithm
+
+    algorithms = session.blas.algorithms(problem)
+    times = _raced(session, [taking(algorithm) for algorithm in algorithms])
+    session.algorithms.pop(key, None)
+    if min(times, default=inf) < inf:
+        session.algorithms[key] = algorithms[times.index(min(times))]
+    return key in session.algorithms
+
+
+def _raced(session: Session, works: Sequence[Work]) -> list[float]:
+    """Milliseconds of each, infinite where it does not run; of the second run alone where that is hopeless."""
+    times: list[float] = []
+    for work in works:
+        try:
+            work()  # which may have to bring kernels to the GPU first
+            times.append(session.device.milliseconds(work))
+        except RuntimeError:
+            times.append(inf)  # some of the library's suggestions do not run for some shapes
+    near = [index for index, time in enumerate(times) if time < inf and time <= HOPELESS * min(times)]
+    for index, time in zip(near, _in_turn(session, [works[index] for index in near]), strict=True):
+        times[index] = time
+    return times
+
+
+def _in_turn(session: Session, works: Sequence[Work]) -> list[float]:
+    """Milliseconds of each, captured in a graph. They run in turn, since the clock falls while the GPU works."""
+    graphs = [session.device.captured(work) for work in works]
+    for graph in graphs:
+        session.device.replay(graph)
+    rounds = [
+        [session.device.milliseconds(partial(session.device.replay, graph)) for graph in graphs] for _ in range(REPLAYS)
+    ]
+    for graph in graphs:
+        session.device.forget(graph)
+    return [median(times) for times in zip(*rounds, strict=True)]
 
 
 def _signature(step: Step) -> object:

@@ -1,4 +1,4 @@
-"""Kernels in CUDA C++ in float64: what they leave of their arguments, with a GPU and without."""
+"""Kernels in CUDA C++ in float64: what they leave of their arguments, also without a GPU."""
 
 from __future__ import annotations
 
@@ -8,30 +8,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertc.kernels.linear_cluster import GRANULE
+from bertc.kernels.hopper import GRANULE
 from bertc.ops import PRIMITIVES, Array
+from bertc.targets.cuda.hopper import MULTIPROCESSORS
 
 
-def linear_cluster(constants: Mapping[str, Any], given: Mapping[str, Any], grid: tuple[int, ...]) -> None:
-    """linear_cluster.cu: fill y and y_moments. Matrices are two-dimensional tensors, all else is as for the kernel."""
-    assert grid == grid_of(constants, given["rows"])
-    for name, wanted in results(constants, given).items():
+def launch(constants: Mapping[str, Any], given: Mapping[str, Any], grid: tuple[int, ...]) -> None:
+    """Fill what a kernel writes. Matrices are two-dimensional tensors, all else as the kernel is given it."""
+    if "GROUPS" in constants:
+        assert grid == (MULTIPROCESSORS, 1, 1)
+        found = {"context": context(constants, given)}
+    else:
+        assert grid == grid_of(constants, given["rows"])
+        found = results(constants, given)
+    for name, wanted in found.items():
         given[name][: wanted.size] = torch.from_numpy(wanted).reshape(-1).to(given[name].dtype)
 
 
-def linear_specialised(constants: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """linear_specialised.cu in float64: fill y, of a product that is rounded to its type first."""
-    rows, n, y = given["rows"], constants["N"], given["y"]
-    total = _wide((given["x"].double() @ given["w"].double().T).to(y.dtype)) + _wide(given["bias"][:n])
-    if constants["HAS_RESIDUAL"]:
-        total += _wide(given["residual"][: rows * n]).reshape(rows, n)
-    if constants["ACTIVATION"]:
-        total = PRIMITIVES[constants["ACTIVATION"]].reference(total)
-    y[: rows * n] = torch.from_numpy(total).reshape(-1).to(y.dtype)
-
-
 def grid_of(constants: Mapping[str, Any], rows: int) -> tuple[int, int, int]:
-    """Blocks of a cluster; clusters that have the columns, and the rows."""
+    """Blocks of a cluster; clusters that have the columns, and the rows; or as many blocks as there is room for."""
+    if "SPLIT" not in constants:
+        return MULTIPROCESSORS, 1, 1
     columns = constants["COLUMNS"] * constants["SHARED"]
     return constants["SPLIT"] * constants["SHARED"], constants["N"] // columns, -(-rows // constants["ROWS"])
 
@@ -57,6 +54,22 @@ def results(constants: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     if constants["ACTIVATION"]:
         y = PRIMITIVES[constants["ACTIVATION"]].reference(y)
     return {"y": y * vector("y_scale"), "y_moments": moments_of(y)} if constants["HAS_MOMENTS"] else {"y": y}
+
+
+def context(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:
+    """attention_specialised.cu: [rows, heads · size], where no sequence is the memory's own."""
+    heads, batch, seq = constants["HEADS"], given["batch"], given["seq"]
+    query, key, value = (_wide(given[name]).reshape(len(given[name]), heads, -1) for name in ("query", "key", "value"))
+    mixed = _wide(given["context"][: query.size]).reshape(query.shape)
+    for sequence in range(batch):
+        length = int(given["lengths"][sequence]) if constants["HAS_LENGTHS"] else seq
+        start = int(given["starts"][sequence]) if constants["PACKED"] else sequence * seq
+        rows = slice(start, start + (length if constants["PACKED"] else seq))
+        keys = slice(start, start + length)
+        scores = np.einsum("qhd,khd->hqk", query[rows], key[keys]) * constants["SCALE"]
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed[rows] = np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), value[keys])
+    return mixed
 
 
 def moments_of(values: Array) -> Array:

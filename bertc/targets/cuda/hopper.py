@@ -1,0 +1,156 @@
+"""Products by kernels of Hopper's own: the tiles that they are offered in, their launches, and the norms around them.
+
+A norm that no kernel takes is a sum, scaled, and each row's moments; products make it of those (linear_cluster.cu).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertc.kernels.hopper import DEPTH, GRANULE
+from bertc.kernels.linear_cluster import shared_bytes
+from bertc.kernels.linear_cluster import warps as cluster_warps
+from bertc.kernels.linear_specialised import warps as specialised_warps
+from bertc.ops import Array
+from bertc.targets.cuda.norms import parameter
+from bertc.targets.cuda.plan import ELEMENTS, Launch, Place, Size, Tiles
+from bertc.targets.cuda.views import Layout
+
+if TYPE_CHECKING:
+    from bertc.targets.cuda.lower import Lowering
+    from bertc.targets.cuda.products import Linear
+
+SHARED_MEMORY = 227 << 10
+"""Bytes of shared memory that a block may have: compute capability 9.0, the only one with these instructions."""
+
+CLUSTERS = (
+    (64, 64, 1, 4, SHARED_MEMORY),
+    (64, 48, 1, 4, SHARED_MEMORY),
+    (64, 96, 2, 1, SHARED_MEMORY),
+    (64, 64, 4, 1, SHARED_MEMORY),
+    (64, 64, 4, 1, SHARED_MEMORY // 2),
+    (64, 64, 2, 1, SHARED_MEMORY),
+    (128, 64, 2, 1, SHARED_MEMORY),
+    (128, 96, 2, 1, SHARED_MEMORY),
+    (128, 48, 2, 1, SHARED_MEMORY),
+    (128, 64, 4, 1, SHARED_MEMORY),
+    (64, 128, 8, 1, SHARED_MEMORY),
+)
+"""ROWS, COLUMNS, SPLIT, SHARED and the bytes that operands on their way may take: with half of the memory, the blocks
+of the next kernel find room beside these."""
+
+
+SPECIALISED = ((128, 256, 3, 1), (128, 256, 3, 2), (192, 192, 3, 1), (192, 128, 4, 1), (128, 192, 4, 1))
+"""ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
+powers of two would leave multiprocessors idle."""
+
+BAND = 4
+"""Rows of large tiles that are at work together."""
+
+MULTIPROCESSORS = 132
+"""Of an H100 or H200 (SXM): how many programs share the tiles."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """scale · (total - mean) / √(var + eps) + shift, as what its readers make it of."""
+
+    scaled: Layout
+    """scale · total, [*names, n]."""
+    moments: Place
+    """float32 [n / GRANULE, rows, 2]: the mean of each granule of a row, and its sum of squares around that."""
+    scale: str
+    shift: str
+    eps: float
+
+
+def cluster_tiles(n: int, k: int, *, moments: bool) -> list[dict[str, int]]:
+    """The tiles that a product can be cut into; with moments, those of whole granules."""
+    found: list[dict[str, int]] = []
+    for rows, columns, split, shared, room in CLUSTERS:
+        if n % (columns * shared) or k % (split * DEPTH) or k % GRANULE or (moments and columns % GRANULE):
+            continue
+        boxes = k // split // DEPTH
+        tile = {"ROWS": rows, "COLUMNS": columns, "SPLIT": split, "SHARED": shared}
+        whole = next(count for count in (4, 3, 2, 1) if count == 1 or (boxes % count == 0 and boxes // count >= 3))
+        stages = room // (2 * DEPTH * (rows + columns))
+        if boxes <= stages:
+            tile |= {"CHUNK": whole, "STAGES": boxes // whole}
+        elif shared == 1 and stages >= 3:
+            tile |= {"CHUNK": 1, "STAGES": stages}
+        if "STAGES" in tile and tile not in found and shared_bytes(tile) <= SHARED_MEMORY:
+            found.append(tile)
+    return found
+
+
+def specialised_tiles(n: int, k: int) -> list[dict[str, int]]:
+    """The large tiles that a product can be cut into for warps with roles: what they have beyond its columns is an
+    eighth of these at most."""
+    if n % GRANULE or k % DEPTH:
+        return []
+    names = ("ROWS", "COLUMNS", "STAGES", "SHARED")
+    tiles: list[dict[str, int]] = [dict(zip(names, tile, strict=True)) for tile in SPECIALISED]
+    return [tile for tile in tiles if 8 * (-n % tile["COLUMNS"]) <= n]
+
+
+def launch(
+    lowering: Lowering,
+    product: Linear,
+    y: Place,
+    tile: dict[str, int],
+    residual: Place | None = None,
+    added: Folded | None = None,
+    norm: Folded | None = None,
+) -> Launch:
+    """The kernel of a product, of x or of x's norm. `added`: the norm that the residual is made to; `norm`: what the
+    product leaves of its own."""
+    x, n, folded = product.x, product.n, product.norm
+    bias, w_sums = _constants(lowering, product)
+    given: dict[str, Any] = {"ELEMENT": lowering.element, "N": n, "K": x.width, **tile}
+    given |= {"ACTIVATION": product.activation, "X_NORM": folded is not None, "R_NORM": added is not None}
+    given |= {"HAS_RESIDUAL": residual is not None, "HAS_MOMENTS": norm is not None}
+    given |= {"X_EPS": folded.eps if folded else 0.0, "R_EPS": added.eps if added else 0.0}
+    is_cluster, rows = "SPLIT" in tile, product.rows
+    columns = tile["COLUMNS"] if is_cluster else tile["COLUMNS"] // tile["SHARED"]
+    given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (tile["ROWS"], DEPTH))
+    given["w"] = Tiles(Place(product.w), Size(n), x.width, Size(x.width), (columns, DEPTH))
+    given |= {"bias": bias, "w_sums": w_sums, "x_moments": folded.moments if folded else bias}
+    given["residual"] = residual or y
+    given |= {"r_moments": added.moments if added else bias}
+    given |= {"r_scale": parameter(lowering, added.scale) if added else bias}
+    given |= {"r_shift": parameter(lowering, added.shift) if added else bias}
+    given |= {"y": y, "y_moments": norm.moments if norm else bias, "rows": rows}
+    given["y_scale"] = parameter(lowering, norm.scale) if norm else bias
+    writes = [y.name, *([norm.moments.name] if norm else [])]
+    if not is_cluster:
+        grid, given["BAND"] = [Size(MULTIPROCESSORS)], BAND
+        return lowering.launch(
+            "linear_specialised", "linear_specialised", grid, specialised_warps(tile), writes, **given
+        )
+    grid = [Size(tile["SPLIT"] * tile["SHARED"]), Size(n // (tile["COLUMNS"] * tile["SHARED"]))]
+    grid.append(Size(1, rows.names, tile["ROWS"]))
+    return lowering.launch("linear_cluster", "linear_cluster", grid, cluster_warps(tile), writes, **given)
+
+
+def _constants(lowering: Lowering, product: Linear) -> tuple[Place, Place]:
+    """The bias in float32, and what the mean of a norm is multiplied by: with x = norm(total),
+    bias + w · shift and w · scale."""
+    folded, w = product.norm, product.w
+    bias = f"{w} + {product.bias}" + (f" + {w} · {folded.shift}" if folded else "")
+    sums = f"{w} · {folded.scale}" if folded else bias
+    if bias not in lowering.constants:
+        own = lowering.float32(product.bias) if product.bias else np.zeros(product.n, np.float32)
+        added = _stored(lowering, w) @ lowering.float32(folded.shift) if folded else 0.0
+        lowering.constants[bias] = ("f32", own + added)
+    if folded and sums not in lowering.constants:
+        lowering.constants[sums] = ("f32", _stored(lowering, w) @ lowering.float32(folded.scale))
+    return Place(bias), Place(sums)
+
+
+def _stored(lowering: Lowering, w: str) -> Array:
+    """A weight as the kernel reads it, rounded, so that a row's mean goes out of it exactly."""
+    element, values = lowering.constants[w]
+    return values.astype(ELEMENTS[element]).astype(np.float32)

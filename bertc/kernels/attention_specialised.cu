@@ -33,9 +33,12 @@ static_assert(sizeof(Memory) <= BYTES);
 struct Tile {
     int column, first, start, rows, length;
 
-    __device__ Tile(int tile, const int* starts, const int* lengths, int seq) {
-        const int across = (seq + QUERIES - 1) / QUERIES, sequence = tile / (across * HEADS);
-        first = tile % across * QUERIES, column = tile / across % HEADS * SIZE;
+    // Tiles of a head are neighbours, which read the same keys. But packed, where short sequences have few of the tiles,
+    // first come the first tiles of all, so that all blocks have as many that are there.
+    __device__ Tile(int tile, const int* starts, const int* lengths, int batch, int seq) {
+        const int across = (seq + QUERIES - 1) / QUERIES, heads = HEADS * batch;
+        const int head = PACKED ? tile % heads : tile / across, sequence = head / HEADS;
+        first = (PACKED ? tile / heads : tile % across) * QUERIES, column = head % HEADS * SIZE;
         length = HAS_LENGTHS ? lengths[sequence] : seq;
         start = PACKED ? starts[sequence] : sequence * seq;
         rows = PACKED ? length : seq;
@@ -82,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(LOADING));
         if (thread > 0) return;
         for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-            const Tile at(tile, starts, lengths, seq);
+            const Tile at(tile, starts, lengths, batch, seq);
             if (!at.is_there()) continue;
             wait(memory.answered[turn % 2], turn / 2 & 1 ^ 1);
             expect(memory.asked[turn % 2], QUERIES * SIZE * 2);
@@ -103,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(MULTIPLYING));
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const Tile at(tile, starts, lengths, seq);
+        const Tile at(tile, starts, lengths, batch, seq);
         if (!at.is_there()) continue;
         auto& queries = memory.queries[turn % 2][group];
         wait(memory.asked[turn % 2], turn / 2 & 1);

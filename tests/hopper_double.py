@@ -66,6 +66,8 @@ def context(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:
         start = int(given["starts"][sequence]) if constants["PACKED"] else sequence * seq
         rows = slice(start, start + (length if constants["PACKED"] else seq))
         keys = slice(start, start + length)
+        if length == 0:
+            continue  # nobody asks what becomes of it
         scores = np.einsum("qhd,khd->hqk", query[rows], key[keys]) * constants["SCALE"]
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         mixed[rows] = np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), value[keys])

@@ -29,16 +29,18 @@ LENGTHS = {
     "short ones": [5, 77, 3],
     "more tiles than blocks": [128] * 150,
     "long": [1000, 640],
+    "tiles that are not there, and sequences": [384, 5, 0, 200, 1000] * 20,
 }
 
 
-def compiled(element: str, tile: tuple[int, int, int], packed: bool, folder: Path) -> tuple[dict[str, Any], Kernel]:
+def compiled(
+    element: str, tile: tuple[int, int, int], folder: Path, *, packed: bool, has_lengths: bool = True
+) -> tuple[dict[str, Any], Kernel]:
     constants: dict[str, Any] = {"ELEMENT": element, "HEADS": HEADS, "SCALE": SIZE**-0.5, "PACKED": packed}
-    constants |= {"HAS_LENGTHS": True, **dict(zip(("GROUPS", "KEYS", "STAGES"), tile, strict=True)), "PDL": True}
+    constants |= {"HAS_LENGTHS": has_lengths, **dict(zip(("GROUPS", "KEYS", "STAGES"), tile, strict=True)), "PDL": True}
     file = "attention_specialised"
-    ((_, kernel),) = compile_kernels(
-        [Source(file, file, (), tuple(constants.items()), warps(constants))], "sm_90", SHARED_MEMORY, folder
-    )
+    source = Source(file, file, (), tuple(constants.items()), warps(constants))
+    ((_, kernel),) = compile_kernels([source], "sm_90", SHARED_MEMORY, folder)
     assert kernel is not None
     return constants, kernel
 
@@ -47,7 +49,7 @@ def compiled(element: str, tile: tuple[int, int, int], packed: bool, folder: Pat
 @pytest.mark.parametrize("tile", SPECIALISED, ids=str)
 @pytest.mark.parametrize("element", ["f16", "bf16"])
 def test_compiles(element: str, tile: tuple[int, int, int], packed: bool, tmp_path: Path) -> None:
-    constants, kernel = compiled(element, tile, packed, tmp_path)
+    constants, kernel = compiled(element, tile, tmp_path, packed=packed)
     assert constants.keys() == set(CONSTANTS)
     assert len(kernel.boxes) == 3
     assert b"sm_90a" in (tmp_path / kernel.file).read_bytes()
@@ -62,29 +64,46 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
     @pytest.mark.parametrize("tile", SPECIALISED, ids=str)
     @pytest.mark.parametrize("element", ["f16", "bf16"])
     def test_attention(element: str, tile: tuple[int, int, int], packed: bool, case: str, tmp_path: Path) -> None:
-        """What lies behind the last sequence is no number, and stays as it is; between padded ones it is no number
-        either, but for queries, of which nobody asks what they become."""
+        """Keys and values behind a sequence are no numbers, as padding may be."""
         lengths = LENGTHS[case]
-        batch, seq, width = len(lengths), max(lengths) + 3, HEADS * SIZE
-        starts = [sum(lengths[:index]) if packed else index * seq for index in range(batch)]
-        rows = sum(lengths) if packed else batch * seq
+        seq = max(lengths) + 3
+        starts = [sum(lengths[:index]) if packed else index * seq for index in range(len(lengths))]
+        constants, kernel = compiled(element, tile, tmp_path, packed=packed)
+        rows = sum(lengths) if packed else len(lengths) * seq
+        check(element, constants, kernel, starts, lengths, rows, seq, tmp_path)
+
+    @pytest.mark.parametrize("tile", SPECIALISED, ids=str)
+    def test_whole_sequences(tile: tuple[int, int, int], tmp_path: Path) -> None:
+        """Without lengths."""
+        constants, kernel = compiled("f16", tile, tmp_path, packed=False, has_lengths=False)
+        check("f16", constants, kernel, [0, 200, 400], [200] * 3, 600, 200, tmp_path)
+
+    def check(
+        element: str,
+        constants: dict[str, Any],
+        kernel: Kernel,
+        starts: list[int],
+        lengths: list[int],
+        rows: int,
+        seq: int,
+        folder: Path,
+    ) -> None:
+        """Queries of padding are numbers, but nobody asks what they become; behind the last row nothing is written."""
+        width = HEADS * SIZE
         columns = draw(element, rows + 200, 3 * width)
-        columns[rows:] = torch.nan
-        asked = torch.zeros(rows, dtype=torch.bool, device=DEVICE)
+        asked = torch.zeros(rows + 200, dtype=torch.bool, device=DEVICE)
         for start, length in zip(starts, lengths, strict=True):
             asked[start : start + length] = True
-        columns[:rows][~asked, width:] = torch.nan
-        constants, kernel = compiled(element, tile, packed, tmp_path)
+        columns[~asked, width:] = torch.nan
         given = {name: columns[:, index * width :][:, :width] for index, name in enumerate(("query", "key", "value"))}
-        given |= {"starts": torch.tensor(starts, device=DEVICE).int(), "batch": batch, "seq": seq}
+        given |= {"starts": torch.tensor(starts, device=DEVICE).int(), "batch": len(lengths), "seq": seq}
         given |= {"lengths": torch.tensor(lengths, device=DEVICE).int()}
         given |= {"context": nothing(element, (rows + 200) * width)}
-        expected = context(constants, given)
+        expected = context(constants, given).reshape(-1, width)
         with closing(Device()) as device, device.current():
             torch.cuda.synchronize()
-            launch(device, tmp_path, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, element)()
+            launch(device, folder, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, element)()
             device.wait()
         found = given["context"].reshape(-1, width)
         assert torch.isnan(found[rows:]).all()
-        expected = expected.reshape(-1, width)[:rows][asked.cpu().numpy()]
-        assert_close(found[:rows][asked], expected, element, ATTENTION_ULPS[element])
+        assert_close(found[asked], expected[asked.cpu().numpy()], element, ATTENTION_ULPS[element])

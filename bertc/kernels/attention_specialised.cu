@@ -10,16 +10,18 @@
 // attention_specialised.py says what the compiler is given in front of this and of hopper.cuh. Needs compute capability
 // 9.0.
 
-constexpr int SIZE = 64;                                    // of a head: rows of 128 bytes
 constexpr int GROUP_ROWS = 64, QUERIES = GROUPS * GROUP_ROWS;
 constexpr int THREADS = 128 * (GROUPS + 1);
 constexpr int BLOCK_BYTES = KEYS * SIZE * 2;
 constexpr float TO_EXPONENT = SCALE * 1.4426950408889634f;  // of 2
-#define LOWEST __int_as_float(0xff800000)  // -∞
+#define MINUS_INFINITY __int_as_float(0xff800000)
 
 // Registers a thread: what all start with, and what is left of that to those that multiply.
 constexpr int START = 65536 / THREADS / 8 * 8, LOADING = 24;
 constexpr int MULTIPLYING = (START * (GROUPS + 1) - LOADING) / GROUPS / 8 * 8;
+
+static_assert(SIZE == DEPTH && KEYS % 16 == 0, "heads and blocks of keys are what the tensor cores take");
+static_assert(MULTIPLYING <= 240);
 
 struct Memory {
     unsigned char queries[2][GROUPS][GROUP_ROWS][SIZE * 2];  // 16 bytes of a row at their number ^ row % 8
@@ -29,24 +31,61 @@ struct Memory {
 };
 static_assert(sizeof(Memory) <= BYTES);
 
-// Queries of a head of a sequence, from `first` of its `rows` on; `length` of them are keys.
-struct Tile {
-    int column, first, start, rows, length;
+struct Arguments {
+    const int *starts, *lengths;
+    Half* context;
+    int batch, seq;
 
-    // Tiles of a head are neighbours, which read the same keys. But packed, where short sequences have few of the tiles,
-    // first come the first tiles of all, so that all blocks have as many that are there.
-    __device__ Tile(int tile, const int* starts, const int* lengths, int batch, int seq) {
-        const int across = (seq + QUERIES - 1) / QUERIES, heads = HEADS * batch;
-        const int head = PACKED ? tile % heads : tile / across, sequence = head / HEADS;
-        first = (PACKED ? tile / heads : tile % across) * QUERIES, column = head % HEADS * SIZE;
-        length = HAS_LENGTHS ? lengths[sequence] : seq;
-        start = PACKED ? starts[sequence] : sequence * seq;
-        rows = PACKED ? length : seq;
+    __device__ int across() const { return (seq + QUERIES - 1) / QUERIES; }
+    __device__ int tiles() const { return across() * HEADS * batch; }
+};
+
+// Queries of a head, which is columns from `column` on, of a sequence, which is rows from `start` on: from its row
+// `first` on. So many of its `rows` as its length are keys.
+struct Tile {
+    int column, start, first, rows, length;
+
+    __device__ Tile(int tile, const Arguments& given) {
+        const int head = tile / given.across(), sequence = head / HEADS;
+        first = tile % given.across() * QUERIES, column = head % HEADS * SIZE;
+        length = HAS_LENGTHS ? given.lengths[sequence] : given.seq;
+        start = PACKED ? given.starts[sequence] : sequence * given.seq;
+        rows = PACKED ? length : given.seq;
     }
     __device__ bool is_there() const { return first < rows; }
 };
 
-// The other lanes that have the same rows of a product are those of the same quarter.
+// The tile that this block has in a round. A head's tiles are neighbours, which read the same keys. Blocks change their
+// places from round to round, so that all get as many of the last tiles, which short sequences do not have.
+__device__ int tile_of(int round) { return round * gridDim.x + (blockIdx.x + round) % gridDim.x; }
+
+// By one thread: all that this block reads, in order, as soon as there is room.
+__device__ void load_tiles(Memory& memory, const TensorMap& query, const TensorMap& key, const TensorMap& value,
+                           const Arguments& given) {
+    const int tiles = given.tiles();
+    int turn = 0, step = 0;  // tiles and blocks of keys until now
+    for (int round = 0; round * gridDim.x < tiles; round++) {
+        const int tile = tile_of(round);
+        if (tile >= tiles) continue;
+        const Tile at(tile, given);
+        if (!at.is_there()) continue;
+        wait(memory.answered[turn % 2], turn / 2 & 1 ^ 1);
+        expect(memory.asked[turn % 2], QUERIES * SIZE * 2);
+        load(memory.queries[turn % 2], query, at.column, at.start + at.first, memory.asked[turn % 2]);
+        turn++;
+        for (int first = 0; first < at.length; first += KEYS, step++) {
+            const int stage = step % STAGES, phase = step / STAGES & 1 ^ 1;
+            wait(memory.keys_used[stage], phase);
+            expect(memory.keys_loaded[stage], BLOCK_BYTES);
+            load(memory.keys[stage], key, at.column, at.start + first, memory.keys_loaded[stage]);
+            wait(memory.values_used[stage], phase);
+            expect(memory.values_loaded[stage], BLOCK_BYTES);
+            load(memory.values[stage], value, at.column, at.start + first, memory.values_loaded[stage]);
+        }
+    }
+}
+
+// The four lanes that have a row's numbers in a product: of equal lane / 4.
 __device__ float most_of_row(float value) {
     value = fmaxf(value, __shfl_xor_sync(~0u, value, 1));
     return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
@@ -57,14 +96,77 @@ __device__ float sum_of_row(float value) {
     return value + __shfl_xor_sync(~0u, value, 2);
 }
 
+// Of the two rows that a thread has in a product, lane / 4 and 8 more: pairs of numbers of the one, then of the other.
+struct Softmax {
+    float best[2] = {MINUS_INFINITY, MINUS_INFINITY}, total[2] = {};  // the largest exponent, and the sum of this thread's
+
+    // The weights of one more block of scores, by the new maximum; what was there before to its scale.
+    __device__ void take(const float (&scores)[KEYS / 2], u32 (&weights)[KEYS / 4], float (&mixed)[SIZE / 2]) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float most = scores[2 * half];
+#pragma unroll
+            for (int i = 0; i < KEYS / 2; i++)
+                if (i / 2 % 2 == half) most = fmaxf(most, scores[i]);
+            const float higher = fmaxf(best[half], most_of_row(most) * TO_EXPONENT);
+            const float shrink = power_of_two(best[half] - higher);
+            best[half] = higher, total[half] *= shrink;
+#pragma unroll
+            for (int i = half; i < KEYS / 4; i += 2) {
+                const float one = power_of_two(scores[2 * i] * TO_EXPONENT - higher);
+                const float other = power_of_two(scores[2 * i + 1] * TO_EXPONENT - higher);
+                total[half] += one + other, weights[i] = packed(one, other);
+            }
+#pragma unroll
+            for (int i = 0; i < SIZE / 2; i++)
+                if (i / 2 % 2 == half) mixed[i] *= shrink;
+        }
+    }
+};
+
+// By 128 threads: values from a row on are 0. What lies behind a sequence may be no numbers, of which not even 0 makes
+// 0. Each group does it for itself before it multiplies; what the others write is the same.
+__device__ void clear(unsigned char* values, int row, int group, int thread) {
+    for (int byte = row * SIZE * 2 + thread * 16; byte < BLOCK_BYTES; byte += 128 * 16)
+        *reinterpret_cast<uint4*>(values + byte) = {};
+    asm volatile("fence.proxy.async.shared::cta;\nbar.sync %0, 128;" :: "r"(group + 1) : "memory");
+}
+
+// The context of the warp's 16 queries, by way of their place in shared memory.
+__device__ void store(unsigned char (&queries)[GROUP_ROWS][SIZE * 2], const float (&mixed)[SIZE / 2],
+                      const Softmax& softmax, const Tile& at, const Arguments& given, int group, int warp, int lane) {
+    const float factor[2] = {1 / sum_of_row(softmax.total[0]), 1 / sum_of_row(softmax.total[1])};
+    const int row = warp * 16 + lane % 16;
+#pragma unroll
+    for (int of = 0; of < SIZE / 16; of++) {
+        const float* const sixteen = &mixed[8 * of];  // columns of two rows
+        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                     :: "r"(shared(&queries[row][(of * 2 + lane / 16 ^ row % 8) * 16])),
+                        "r"(packed(sixteen[0] * factor[0], sixteen[1] * factor[0])),
+                        "r"(packed(sixteen[2] * factor[1], sixteen[3] * factor[1])),
+                        "r"(packed(sixteen[4] * factor[0], sixteen[5] * factor[0])),
+                        "r"(packed(sixteen[6] * factor[1], sixteen[7] * factor[1])) : "memory");
+    }
+    __syncwarp();
+#pragma unroll
+    for (int of = 0; of < 4; of++) {  // eight lanes have a row
+        const int below = warp * 16 + of * 4 + lane / 8, ours = at.first + group * GROUP_ROWS + below;
+        const uint4 pairs = *reinterpret_cast<const uint4*>(&queries[below][(lane % 8 ^ below % 8) * 16]);
+        Half* const to = given.context + u64(at.start + ours) * (HEADS * SIZE) + at.column + lane % 8 * 8;
+        if (ours < at.rows) *reinterpret_cast<uint4*>(to) = pairs;
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // before queries are loaded to the same place
+    __syncwarp();
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
     const __grid_constant__ TensorMap query, const __grid_constant__ TensorMap key,
     const __grid_constant__ TensorMap value, const int* starts, const int* lengths, Half* context, int batch, int seq) {
+    const Arguments given{starts, lengths, context, batch, seq};
     extern __shared__ __align__(1024) unsigned char dynamic[];
     Memory& memory = *reinterpret_cast<Memory*>(dynamic);
     const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
     const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = __shfl_sync(~0u, thread / 32, 0);
-    const int tiles = (seq + QUERIES - 1) / QUERIES * HEADS * batch;
 
     if (threadIdx.x == 0) {
         for (int of = 0; of < 2; of++) start(memory.asked[of], 1), start(memory.answered[of], 4 * GROUPS);
@@ -80,40 +182,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
         asm volatile("griddepcontrol.wait;" ::: "memory");
     }
 
-    int turn = 0, step = 0;  // tiles and blocks of keys until now
     if (group == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(LOADING));
-        if (thread > 0) return;
-        for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-            const Tile at(tile, starts, lengths, batch, seq);
-            if (!at.is_there()) continue;
-            wait(memory.answered[turn % 2], turn / 2 & 1 ^ 1);
-            expect(memory.asked[turn % 2], QUERIES * SIZE * 2);
-            load(memory.queries[turn % 2], query, at.column, at.start + at.first, memory.asked[turn % 2]);
-            turn++;
-            for (int first = 0; first < at.length; first += KEYS, step++) {
-                const int stage = step % STAGES, phase = step / STAGES & 1 ^ 1;
-                wait(memory.keys_used[stage], phase);
-                expect(memory.keys_loaded[stage], BLOCK_BYTES);
-                load(memory.keys[stage], key, at.column, at.start + first, memory.keys_loaded[stage]);
-                wait(memory.values_used[stage], phase);
-                expect(memory.values_loaded[stage], BLOCK_BYTES);
-                load(memory.values[stage], value, at.column, at.start + first, memory.values_loaded[stage]);
-            }
-        }
+        if (thread == 0) load_tiles(memory, query, key, value, given);
         return;
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(MULTIPLYING));
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const Tile at(tile, starts, lengths, batch, seq);
+    const int tiles = given.tiles();
+    int turn = 0, step = 0;  // tiles and blocks of keys until now
+    for (int round = 0; round * gridDim.x < tiles; round++) {
+        const int tile = tile_of(round);
+        if (tile >= tiles) continue;
+        const Tile at(tile, given);
         if (!at.is_there()) continue;
         auto& queries = memory.queries[turn % 2][group];
         wait(memory.asked[turn % 2], turn / 2 & 1);
-        float mixed[SIZE / 2] = {}, best[2] = {LOWEST, LOWEST}, total[2] = {};
+        float mixed[SIZE / 2] = {};
+        Softmax softmax;
 #pragma unroll 1
         for (int first = 0; first < at.length; first += KEYS, step++) {
-            const int stage = step % STAGES, phase = step / STAGES & 1;
+            const int stage = step % STAGES, phase = step / STAGES & 1, keys = at.length - first;
             float sums[KEYS / 2];
             wait(memory.keys_loaded[stage], phase);
             const u64 left = matrix(queries[0]), right = matrix(memory.keys[stage]);
@@ -122,46 +211,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
             for (int part = 0; part < SIZE / 16; part++)
                 asm volatile(MULTIPLY : SUMS : "l"(left + 2 * part), "l"(right + 2 * part), "r"(part));
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-            asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
+            asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS, MIXED :: "memory");
             if (thread == 0) {
                 arrive(memory.keys_used[stage]);
                 if (first > 0) arrive(memory.values_used[(step - 1) % STAGES]);
             }
-            const int keys = at.length - first;
             if (keys < KEYS) {
 #pragma unroll
                 for (int i = 0; i < KEYS / 2; i++)
-                    if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= keys) sums[i] = LOWEST;
+                    if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= keys) sums[i] = MINUS_INFINITY;
             }
             u32 weights[KEYS / 4];
-#pragma unroll
-            for (int half = 0; half < 2; half++) {  // rows lane / 4 and 8 more
-                float most = sums[2 * half];
-#pragma unroll
-                for (int i = 0; i < KEYS / 2; i++)
-                    if (i / 2 % 2 == half) most = fmaxf(most, sums[i]);
-                const float higher = fmaxf(best[half], most_of_row(most) * TO_EXPONENT);
-                const float shrink = power_of_two(best[half] - higher);
-                best[half] = higher, total[half] *= shrink;
-#pragma unroll
-                for (int i = half; i < KEYS / 4; i += 2) {
-                    const float one = power_of_two(sums[2 * i] * TO_EXPONENT - higher);
-                    const float other = power_of_two(sums[2 * i + 1] * TO_EXPONENT - higher);
-                    total[half] += one + other, weights[i] = packed(one, other);
-                }
-#pragma unroll
-                for (int i = 0; i < SIZE / 2; i++)
-                    if (i / 2 % 2 == half) mixed[i] *= shrink;
-            }
+            softmax.take(sums, weights, mixed);
 
             wait(memory.values_loaded[stage], phase);
-            unsigned char* const values = memory.values[stage];
-            if (keys < KEYS) {  // what lies behind a sequence may be no numbers, of which not even 0 makes 0
-                for (int at = keys * SIZE * 2 + thread * 16; at < BLOCK_BYTES; at += 128 * 16)
-                    *reinterpret_cast<uint4*>(values + at) = {};
-                asm volatile("fence.proxy.async.shared::cta;\nbar.sync %0, 128;" :: "r"(group + 1) : "memory");
-            }
-            const u64 below = matrix(values);
+            if (keys < KEYS) clear(memory.values[stage], keys, group, thread);
+            const u64 below = matrix(memory.values[stage]);
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
             for (int part = 0; part < KEYS / 16; part++) {
@@ -173,29 +238,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
         }
         asm volatile("wgmma.wait_group.sync.aligned 0;" : MIXED :: "memory");
         if (thread == 0 && at.length > 0) arrive(memory.values_used[(step - 1) % STAGES]);
-
-        const float factor[2] = {1 / sum_of_row(total[0]), 1 / sum_of_row(total[1])};
-        const int row = warp * 16 + lane % 16;
-#pragma unroll
-        for (int of = 0; of < SIZE / 16; of++) {
-            const float* const sixteen = &mixed[8 * of];  // columns of two rows
-            asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
-                         :: "r"(shared(&queries[row][(of * 2 + lane / 16 ^ row % 8) * 16])),
-                            "r"(packed(sixteen[0] * factor[0], sixteen[1] * factor[0])),
-                            "r"(packed(sixteen[2] * factor[1], sixteen[3] * factor[1])),
-                            "r"(packed(sixteen[4] * factor[0], sixteen[5] * factor[0])),
-                            "r"(packed(sixteen[6] * factor[1], sixteen[7] * factor[1])) : "memory");
-        }
-        __syncwarp();
-#pragma unroll
-        for (int of = 0; of < 4; of++) {  // eight lanes have a row
-            const int below = warp * 16 + of * 4 + lane / 8, ours = at.first + group * GROUP_ROWS + below;
-            const uint4 pairs = *reinterpret_cast<const uint4*>(&queries[below][(lane % 8 ^ below % 8) * 16]);
-            Half* const to = context + u64(at.start + ours) * (HEADS * SIZE) + at.column + lane % 8 * 8;
-            if (ours < at.rows) *reinterpret_cast<uint4*>(to) = pairs;
-        }
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // before queries are loaded to the same place
-        __syncwarp();
+        store(queries, mixed, softmax, at, given, group, warp, lane);
         if (lane == 0) arrive(memory.answered[turn % 2]);
         turn++;
     }

@@ -20,7 +20,7 @@ CONSTANTS = ("ELEMENT", "HEADS", "SCALE", "PACKED", "HAS_LENGTHS", "GROUPS", "KE
 def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one number of heads, of all CONSTANTS."""
     element = constants["ELEMENT"]
-    macros = hopper.multiply(element, constants["KEYS"]) | hopper.mix(element, SIZE)
+    macros = hopper.multiply(element, constants["KEYS"]) | hopper.mix(element, SIZE) | {"SIZE": str(SIZE)}
     return hopper.source("attention_specialised.cu", constants, shared_bytes(constants), macros)
 
 

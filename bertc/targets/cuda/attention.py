@@ -29,8 +29,8 @@ QKV = ("query", "key", "value")
 HEAD_SIZES = (16, 32, 64, 128)
 """Those that the attention kernel's tiles fit."""
 
-SPECIALISED = ((2, 128, 4), (3, 128, 3))
-"""GROUPS, KEYS and STAGES of the kernel whose warps have roles: sequences of 128 and of 384 tokens are whole tiles."""
+SPECIALISED = ((3, 128, 3), (2, 128, 4))
+"""GROUPS, KEYS and STAGES of the kernel whose warps have roles: sequences of 384 and of 128 tokens are whole tiles."""
 
 FEW = 512
 """Tokens up to which small tiles are taken where nothing was timed: above, large ones fill the GPU."""

@@ -18,6 +18,7 @@ import bertc
 from bertc.compiler import compile
 from bertc.elaborate import elaborate
 from bertc.reference import evaluate
+from bertc.shapes import Profile, Range
 from bertc.spec import Spec
 from bertc.targets.cuda import _write_weights
 from bertc.targets.cuda import session as session_module
@@ -146,6 +147,18 @@ def test_a_bundle_keeps_what_can_be_taken(
     assert plan.kernels.keys() == launched
     files = {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")}
     assert files == {kernel.file for kernel in plan.kernels.values()}
+
+
+@pytest.mark.parametrize(("batch", "folds"), [(24, True), (25, False)])
+def test_untimed_norms_go_along_where_a_shape_has_few_rows(
+    batch: int, folds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """192 at most; plans of more keep no steps for them."""
+    monkeypatch.setattr("bertc.targets.cuda.compile_kernels", uncompiled)
+    spec = replace(wide_spec(precision="fp16"), shapes=(Profile(Range(batch, batch, batch), Range(8, 8, 16)),))
+    bertc.build(spec, tmp_path / "x", "cuda", random_seed=0, architectures=["sm_90"])
+    plan = read_plan((tmp_path / "x" / PLAN).read_text())
+    assert bool(plan.folded) == folds
 
 
 @pytest.mark.parametrize("few_up_to", [None, 0, 32])

@@ -93,7 +93,7 @@ def write(
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
     steps, folded = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, folded))
-    choices = ((products.FEW, 1), (0, 0)) if folded else ((0, 0),)
+    choices = ((products.FEW, 1), (0, 0)) if folded and fewest <= products.FEW else ((0, 0),)
     plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, {}, folded, choices)
     if architecture == _architecture_here():
         (folder / PLAN).write_text(plan.to_json(), "utf-8")

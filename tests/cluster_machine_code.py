@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import triton
-
 LINE = re.compile(r"(\.L_x_\d+:)|/\*[0-9a-f]{4}\*/\s+(.+?)\s*;?\s*/\* 0x[0-9a-f]{16} \*/\s+/\* 0x([0-9a-f]{16}) \*/")
 
 
@@ -38,6 +36,8 @@ class Instruction:
 
 def disassembled(machine_code: Path) -> list[Instruction]:
     """By NVIDIA's disassembler, which comes with Triton."""
+    import triton  # not before kernels are declared for its interpreter
+
     command = [triton.knobs.nvidia.nvdisasm.path, "-c", "-hex", "-ndf", str(machine_code)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import triton
-
 from bertc.targets.cuda.driver import NUMBER, POINTER, STRUCTURE, Device
 from bertc.targets.cuda.plan import Kernel
 
 
 def resources(machine_code: Path) -> dict[str, int]:
     """What a thread takes when it starts, REG, and what it has in memory of its own, STACK bytes."""
+    import triton  # not before kernels are declared for its interpreter
+
     command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", str(machine_code)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {name: int(count) for name, count in re.findall(r"(\w+):(\d+)", text)}

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,8 @@ def compile_kernels(
     sources: Sequence[Source], architecture: str, shared: int, folder: Path
 ) -> Iterator[tuple[str, Kernel | None]]:
     """Compile each source for one architecture (`sm_90`) and write its machine code into a folder: its key with the
-    kernel, or with None where it wants more than `shared` bytes of shared memory. Those in CUDA C++ side by side."""
+    kernel, or with None where it wants more than `shared` bytes of shared memory. Side by side, those in CUDA C++
+    first: a compiler that is missing is none to wait for."""
 
     def compiled(source: Source) -> tuple[str, Kernel | None]:
         kernel, machine_code = (_compile_cuda if is_cuda(source.file) else _compile_triton)(source, architecture)
@@ -68,10 +68,7 @@ def compile_kernels(
         return source.key, kernel
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        others = pool.map(compiled, [source for source in sources if is_cuda(source.file)])
-        yield from islice(others, 1)  # a compiler that is missing is none to wait for
-        yield from map(compiled, [source for source in sources if not is_cuda(source.file)])
-        yield from others
+        yield from pool.map(compiled, sorted(sources, key=lambda source: not is_cuda(source.file)))
 
 
 def is_cuda(file: str) -> bool:

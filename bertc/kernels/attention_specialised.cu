@@ -36,8 +36,7 @@ struct Arguments {
     Half* context;
     int batch, seq;
 
-    __device__ int across() const { return (seq + QUERIES - 1) / QUERIES; }
-    __device__ int tiles() const { return across() * HEADS * batch; }
+    __device__ int across() const { return (seq + QUERIES - 1) / QUERIES; }  // tiles of a head
 };
 
 // Queries of a head, which is columns from `column` on, of a sequence, which is rows from `start` on: from its row
@@ -55,24 +54,29 @@ struct Tile {
     __device__ bool is_there() const { return first < rows; }
 };
 
-// The tile that this block has in a round. A head's tiles are neighbours, which read the same keys. Blocks change their
-// places from round to round, so that all get as many of the last tiles, which short sequences do not have.
-__device__ int tile_of(int round) { return round * gridDim.x + (blockIdx.x + round) % gridDim.x; }
+// What this block does with its tiles, one a round, and how many it has had. A head's tiles are neighbours, which read
+// the same keys. Blocks change their places from round to round, so that all get as many of the last tiles, which short
+// sequences do not have.
+template <typename Body>
+__device__ void for_each_tile(const Arguments& given, const Body& body) {
+    const int tiles = given.across() * HEADS * given.batch;
+    int turn = 0;
+    for (int round = 0; round * gridDim.x < tiles; round++) {
+        const int tile = round * gridDim.x + (blockIdx.x + round) % gridDim.x;
+        if (tile >= tiles) continue;
+        const Tile at(tile, given);
+        if (at.is_there()) body(at, turn++);
+    }
+}
 
 // By one thread: all that this block reads, in order, as soon as there is room.
 __device__ void load_tiles(Memory& memory, const TensorMap& query, const TensorMap& key, const TensorMap& value,
                            const Arguments& given) {
-    const int tiles = given.tiles();
-    int turn = 0, step = 0;  // tiles and blocks of keys until now
-    for (int round = 0; round * gridDim.x < tiles; round++) {
-        const int tile = tile_of(round);
-        if (tile >= tiles) continue;
-        const Tile at(tile, given);
-        if (!at.is_there()) continue;
+    int step = 0;  // blocks of keys until now
+    for_each_tile(given, [&](const Tile& at, int turn) {
         wait(memory.answered[turn % 2], turn / 2 & 1 ^ 1);
         expect(memory.asked[turn % 2], QUERIES * SIZE * 2);
         load(memory.queries[turn % 2], query, at.column, at.start + at.first, memory.asked[turn % 2]);
-        turn++;
         for (int first = 0; first < at.length; first += KEYS, step++) {
             const int stage = step % STAGES, phase = step / STAGES & 1 ^ 1;
             wait(memory.keys_used[stage], phase);
@@ -82,7 +86,7 @@ __device__ void load_tiles(Memory& memory, const TensorMap& query, const TensorM
             expect(memory.values_loaded[stage], BLOCK_BYTES);
             load(memory.values[stage], value, at.column, at.start + first, memory.values_loaded[stage]);
         }
-    }
+    });
 }
 
 // The four lanes that have a row's numbers in a product: of equal lane / 4.
@@ -98,7 +102,7 @@ __device__ float sum_of_row(float value) {
 
 // Of the two rows that a thread has in a product, lane / 4 and 8 more: pairs of numbers of the one, then of the other.
 struct Softmax {
-    float best[2] = {MINUS_INFINITY, MINUS_INFINITY}, total[2] = {};  // the largest exponent, and the sum of this thread's
+    float best[2] = {MINUS_INFINITY, MINUS_INFINITY}, total[2] = {};  // largest exponent, and sum of this thread's
 
     // The weights of one more block of scores, by the new maximum; what was there before to its scale.
     __device__ void take(const float (&scores)[KEYS / 2], u32 (&weights)[KEYS / 4], float (&mixed)[SIZE / 2]) {
@@ -135,17 +139,16 @@ __device__ void clear(unsigned char* values, int row, int group, int thread) {
 // The context of the warp's 16 queries, by way of their place in shared memory.
 __device__ void store(unsigned char (&queries)[GROUP_ROWS][SIZE * 2], const float (&mixed)[SIZE / 2],
                       const Softmax& softmax, const Tile& at, const Arguments& given, int group, int warp, int lane) {
-    const float factor[2] = {1 / sum_of_row(softmax.total[0]), 1 / sum_of_row(softmax.total[1])};
+    const float factor[2] = {reciprocal(sum_of_row(softmax.total[0])), reciprocal(sum_of_row(softmax.total[1]))};
     const int row = warp * 16 + lane % 16;
 #pragma unroll
     for (int of = 0; of < SIZE / 16; of++) {
         const float* const sixteen = &mixed[8 * of];  // columns of two rows
-        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
-                     :: "r"(shared(&queries[row][(of * 2 + lane / 16 ^ row % 8) * 16])),
-                        "r"(packed(sixteen[0] * factor[0], sixteen[1] * factor[0])),
-                        "r"(packed(sixteen[2] * factor[1], sixteen[3] * factor[1])),
-                        "r"(packed(sixteen[4] * factor[0], sixteen[5] * factor[0])),
-                        "r"(packed(sixteen[6] * factor[1], sixteen[7] * factor[1])) : "memory");
+        store_matrices(&queries[row][(of * 2 + lane / 16 ^ row % 8) * 16],
+                       packed(sixteen[0] * factor[0], sixteen[1] * factor[0]),
+                       packed(sixteen[2] * factor[1], sixteen[3] * factor[1]),
+                       packed(sixteen[4] * factor[0], sixteen[5] * factor[0]),
+                       packed(sixteen[6] * factor[1], sixteen[7] * factor[1]));
     }
     __syncwarp();
 #pragma unroll
@@ -177,10 +180,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    if constexpr (PDL) {
-        asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-        asm volatile("griddepcontrol.wait;" ::: "memory");
-    }
+    wait_for_kernel_in_front();
 
     if (group == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(LOADING));
@@ -189,13 +189,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(MULTIPLYING));
-    const int tiles = given.tiles();
-    int turn = 0, step = 0;  // tiles and blocks of keys until now
-    for (int round = 0; round * gridDim.x < tiles; round++) {
-        const int tile = tile_of(round);
-        if (tile >= tiles) continue;
-        const Tile at(tile, given);
-        if (!at.is_there()) continue;
+    int step = 0;  // blocks of keys until now
+    for_each_tile(given, [&](const Tile& at, int turn) {
         auto& queries = memory.queries[turn % 2][group];
         wait(memory.asked[turn % 2], turn / 2 & 1);
         float mixed[SIZE / 2] = {};
@@ -240,6 +235,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
         if (thread == 0 && at.length > 0) arrive(memory.values_used[(step - 1) % STAGES]);
         store(queries, mixed, softmax, at, given, group, warp, lane);
         if (lane == 0) arrive(memory.answered[turn % 2]);
-        turn++;
-    }
+    });
 }

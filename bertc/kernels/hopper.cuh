@@ -44,6 +44,20 @@ __device__ void load(void* box, const TensorMap& map, int column, int row, u64& 
                  :: "r"(shared(box)), "l"(&map), "r"(column), "r"(row), "r"(shared(&barrier)) : "memory");
 }
 
+// Where kernels overlap: lets the next one's blocks come where there is room, and waits for the one in front.
+__device__ void wait_for_kernel_in_front() {
+    if constexpr (!PDL) return;
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+// Sixteen columns of a warp's 16 rows of a product, in pairs: of a row and the one 8 below, then 8 columns on. A lane's
+// place is that of row lane % 16, and of the second eight columns for the second half of the lanes.
+__device__ void store_matrices(void* place, u32 one, u32 below, u32 behind, u32 behind_below) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                 :: "r"(shared(place)), "r"(one), "r"(below), "r"(behind), "r"(behind_below) : "memory");
+}
+
 // How the tensor cores find a matrix of rows of DEPTH elements that the copy engine has swizzled.
 __device__ u64 matrix(const unsigned char* address) {
     const u64 swizzle = 1, eight_rows = DEPTH * 16;

@@ -26,7 +26,7 @@ constexpr int X_BYTES = ROWS * DEPTH * 2, W_BYTES = COLUMNS * DEPTH * 2;
 
 // Registers a thread: what all start with, and what is left of that to those that multiply.
 constexpr int START = 65536 / THREADS / 8 * 8, HELPING = GROUPS == 2 ? 136 : 104;
-constexpr int LEFT = (START * (GROUPS + 1) - HELPING) / GROUPS / 8 * 8, MULTIPLYING = LEFT < 240 ? LEFT : 240;
+constexpr int MULTIPLYING = (START * (GROUPS + 1) - HELPING) / GROUPS / 8 * 8;
 
 static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 && N % STRIPE == 0);
 static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
@@ -275,10 +275,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
         asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
     } else
         __syncthreads();
-    if constexpr (PDL) {
-        asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-        asm volatile("griddepcontrol.wait;" ::: "memory");
-    }
+    wait_for_kernel_in_front();
 
     if (group == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(HELPING));
@@ -348,19 +345,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
 #pragma unroll
             for (int of = 0; of < COLUMNS / 16; of++) {
                 const float* const sixteen = &sums[8 * of];  // columns of two rows
-                asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
-                             :: "r"(shared(&memory.sums[group][of / 4][row][(of % 4 * 2 + lane / 16 ^ row % 8) * 16])),
-                                "r"(packed(sixteen[0], sixteen[1])), "r"(packed(sixteen[2], sixteen[3])),
-                                "r"(packed(sixteen[4], sixteen[5])), "r"(packed(sixteen[6], sixteen[7])) : "memory");
+                store_matrices(&memory.sums[group][of / 4][row][(of % 4 * 2 + lane / 16 ^ row % 8) * 16],
+                               packed(sixteen[0], sixteen[1]), packed(sixteen[2], sixteen[3]),
+                               packed(sixteen[4], sixteen[5]), packed(sixteen[6], sixteen[7]));
             }
             if (X_NORM || R_NORM) memory.lines[group][warp * PART + lane % PART][lane / PART] = line;
             __syncwarp();
             if (tile + clusters < tiles) {
                 if (lane == 0) arrive(memory.summed[group]);
             } else {
-                const Piece first{first_row, at.column};
+                const Piece first{first_row, at.column}, none{rows, 0};
                 Residual ahead(residual, first, rows, lane);
-                finish(memory, group, warp * PART, first, first, ahead, given, rows, lane);
+                finish(memory, group, warp * PART, first, none, ahead, given, rows, lane);
             }
         }
     }

@@ -24,7 +24,7 @@ from bertc.kernels.linear_specialised import CONSTANTS, warps
 from bertc.ops import Array
 from bertc.targets.cuda.compile_kernels import Source, compile_kernels
 from bertc.targets.cuda.driver import Device
-from bertc.targets.cuda.hopper import BAND, MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED
+from bertc.targets.cuda.hopper import MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED
 from bertc.targets.cuda.plan import Kernel
 
 SIZES = ((768, 192), (1024, 1024), (832, 64))
@@ -34,7 +34,7 @@ SIZES = ((768, 192), (1024, 1024), (832, 64))
 def sources(form: str, element: str, n: int, k: int) -> Iterator[Source]:
     """For each tile."""
     plain = dict.fromkeys(("X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS"), False) | {"ACTIVATION": ""}
-    sizes = {"ELEMENT": element, "N": n, "K": k, "X_EPS": 1e-12, "R_EPS": 1e-5, "PDL": True, "BAND": BAND}
+    sizes = {"ELEMENT": element, "N": n, "K": k, "X_EPS": 1e-12, "R_EPS": 1e-5, "PDL": True}
     for rows, columns, stages, shared in SPECIALISED:
         tile = {"ROWS": rows, "COLUMNS": columns, "STAGES": stages, "SHARED": shared}
         constants = {**plain, **sizes, **tile, **FORMS[form]}

@@ -24,7 +24,8 @@ static_assert(SIZE == DEPTH && KEYS % 16 == 0, "heads and blocks of keys are wha
 static_assert(MULTIPLYING <= 240);
 
 struct Memory {
-    unsigned char queries[2][GROUPS][GROUP_ROWS][SIZE * 2];  // 16 bytes of a row at their number ^ row % 8
+    unsigned char queries[2][GROUPS][GROUP_ROWS][SIZE * 2];
+    unsigned char context[GROUPS][GROUP_ROWS][SIZE * 2];  // 16 bytes of a row at their number ^ row % 8
     unsigned char keys[STAGES][BLOCK_BYTES], values[STAGES][BLOCK_BYTES];
     u64 asked[2], answered[2];  // queries are there, and their room is free
     u64 keys_loaded[STAGES], keys_used[STAGES], values_loaded[STAGES], values_used[STAGES];
@@ -136,15 +137,15 @@ __device__ void clear(unsigned char* values, int row, int group, int thread) {
     asm volatile("fence.proxy.async.shared::cta;\nbar.sync %0, 128;" :: "r"(group + 1) : "memory");
 }
 
-// The context of the warp's 16 queries, by way of their place in shared memory.
-__device__ void store(unsigned char (&queries)[GROUP_ROWS][SIZE * 2], const float (&mixed)[SIZE / 2],
+// The context of the warp's 16 queries, by way of shared memory.
+__device__ void store(unsigned char (&context)[GROUP_ROWS][SIZE * 2], const float (&mixed)[SIZE / 2],
                       const Softmax& softmax, const Tile& at, const Arguments& given, int group, int warp, int lane) {
     const float factor[2] = {reciprocal(sum_of_row(softmax.total[0])), reciprocal(sum_of_row(softmax.total[1]))};
     const int row = warp * 16 + lane % 16;
 #pragma unroll
     for (int of = 0; of < SIZE / 16; of++) {
         const float* const sixteen = &mixed[8 * of];  // columns of two rows
-        store_matrices(&queries[row][(of * 2 + lane / 16 ^ row % 8) * 16],
+        store_matrices(&context[row][(of * 2 + lane / 16 ^ row % 8) * 16],
                        packed(sixteen[0] * factor[0], sixteen[1] * factor[0]),
                        packed(sixteen[2] * factor[1], sixteen[3] * factor[1]),
                        packed(sixteen[4] * factor[0], sixteen[5] * factor[0]),
@@ -154,11 +155,10 @@ __device__ void store(unsigned char (&queries)[GROUP_ROWS][SIZE * 2], const floa
 #pragma unroll
     for (int of = 0; of < 4; of++) {  // eight lanes have a row
         const int below = warp * 16 + of * 4 + lane / 8, ours = at.first + group * GROUP_ROWS + below;
-        const uint4 pairs = *reinterpret_cast<const uint4*>(&queries[below][(lane % 8 ^ below % 8) * 16]);
+        const uint4 pairs = *reinterpret_cast<const uint4*>(&context[below][(lane % 8 ^ below % 8) * 16]);
         Half* const to = given.context + u64(at.start + ours) * (HEADS * SIZE) + at.column + lane % 8 * 8;
         if (ours < at.rows) *reinterpret_cast<uint4*>(to) = pairs;
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // before queries are loaded to the same place
     __syncwarp();
 }
 
@@ -172,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
     const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = __shfl_sync(~0u, thread / 32, 0);
 
     if (threadIdx.x == 0) {
-        for (int of = 0; of < 2; of++) start(memory.asked[of], 1), start(memory.answered[of], 4 * GROUPS);
+        for (int of = 0; of < 2; of++) start(memory.asked[of], 1), start(memory.answered[of], GROUPS);
         for (int stage = 0; stage < STAGES; stage++) {
             start(memory.keys_loaded[stage], 1), start(memory.keys_used[stage], GROUPS);
             start(memory.values_loaded[stage], 1), start(memory.values_used[stage], GROUPS);
@@ -232,8 +232,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         }
         asm volatile("wgmma.wait_group.sync.aligned 0;" : MIXED :: "memory");
-        if (thread == 0 && at.length > 0) arrive(memory.values_used[(step - 1) % STAGES]);
-        store(queries, mixed, softmax, at, given, group, warp, lane);
-        if (lane == 0) arrive(memory.answered[turn % 2]);
+        if (thread == 0) {
+            if (at.length > 0) arrive(memory.values_used[(step - 1) % STAGES]);
+            arrive(memory.answered[turn % 2]);
+        }
+        store(memory.context[group], mixed, softmax, at, given, group, warp, lane);
     });
 }

@@ -43,4 +43,4 @@ def warps(constants: Mapping[str, Any]) -> int:
 def shared_bytes(constants: Mapping[str, Any]) -> int:
     """Of shared memory that a block has: `Memory` in the kernel."""
     groups, keys, stages = (constants[name] for name in ("GROUPS", "KEYS", "STAGES"))
-    return 2 * SIZE * (2 * 64 * groups + 2 * keys * stages) + 32 + 32 * stages
+    return 2 * SIZE * (3 * 64 * groups + 2 * keys * stages) + 32 + 32 * stages

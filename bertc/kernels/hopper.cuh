@@ -109,27 +109,34 @@ __device__ float tanh(float x) { return 2 * sigmoid(2 * x) - 1; }
 __device__ float relu(float x) { return fmaxf(x, 0); }
 __device__ float silu(float x) { return x * sigmoid(x); }
 
-// The moments of a row's granules, mean and sum of squares, and what they come to (Chan, Golub and LeVeque 1983).
-template <int COUNT>
+// The moments of a row's granules, mean and sum of squares, and what they come to (Chan, Golub and LeVeque 1983). Two
+// lanes may share them, lane and lane ^ 16: then all of a warp take part.
+template <int COUNT, int LANES = 1>
 struct Moments {
-    static constexpr int PARTS = COUNT / GRANULE;
-    float2 of[PARTS];
+    static constexpr int PARTS = COUNT / GRANULE, OURS = (PARTS + LANES - 1) / LANES;
+    float2 of[OURS];
+    int first;
 
     __device__ Moments() {}
-    __device__ Moments(const float2* moments, int row, int rows) {
+    __device__ Moments(const float2* moments, int row, int rows, int lane = 0) : first(LANES == 2 ? lane / 16 : 0) {
 #pragma unroll
-        for (int part = 0; part < PARTS; part++) of[part] = moments[part * rows + row];
+        for (int i = 0; i < OURS; i++) of[i] = is_there(i) ? moments[(i * LANES + first) * rows + row] : float2{};
     }
     // Mean and 1 / deviation.
     __device__ float2 factors(float eps) const {
         float mean = 0, squares = 0;
 #pragma unroll
-        for (int part = 0; part < PARTS; part++) mean += of[part].x * (1.0f / PARTS);
+        for (int i = 0; i < OURS; i++) mean += of[i].x * (1.0f / PARTS);
+        mean = sum(mean);
 #pragma unroll
-        for (int part = 0; part < PARTS; part++) {
-            const float off = of[part].x - mean;
-            squares += of[part].y + GRANULE * off * off;
+        for (int i = 0; i < OURS; i++) {
+            const float off = is_there(i) ? of[i].x - mean : 0;
+            squares += of[i].y + GRANULE * off * off;
         }
-        return {mean, rsqrtf(squares * (1.0f / COUNT) + eps)};
+        return {mean, rsqrtf(sum(squares) * (1.0f / COUNT) + eps)};
     }
+
+private:
+    __device__ bool is_there(int i) const { return PARTS % LANES == 0 || i * LANES + first < PARTS; }
+    __device__ static float sum(float value) { return LANES == 1 ? value : value + __shfl_xor_sync(~0u, value, 16); }
 };

@@ -17,10 +17,11 @@ constexpr int GROUP_ROWS = 64, GROUPS = ROWS / GROUP_ROWS;  // of four warps tha
 constexpr int HELPERS = 3;                                  // warps that finish tiles
 constexpr int THREADS = 128 * (GROUPS + 1);
 constexpr int STEPS = K / DEPTH;                            // in which a tile is multiplied
+constexpr int EARLY = STAGES < STEPS ? STAGES : STEPS;      // of which w is loaded before the kernel in front has ended
 constexpr int ACROSS = (N + COLUMNS - 1) / COLUMNS;         // tiles
 constexpr int STRIPE = 64;                                  // columns that lie together in shared memory, 128 bytes
 constexpr int STRIPES = COLUMNS / STRIPE;
-constexpr int PART = 16, PARTS = ROWS / PART;               // rows of a tile that a warp finishes at a time
+constexpr int PART = 16;                                    // rows that a warp finishes at a time
 constexpr int TURNS = PART / 4;                             // of four rows
 constexpr int X_BYTES = ROWS * DEPTH * 2, W_BYTES = COLUMNS * DEPTH * 2;
 
@@ -111,16 +112,11 @@ struct Arguments {
     const float* y_scale;
 };
 
-// First row and column of a cluster's tile. Tiles go in bands of BAND rows of them, so that those at work together
-// share operands in the L2 cache.
+// First row and column of a cluster's tile. Neighbours lie beside each other: they share rows of x in the L2 cache.
 struct Tile {
     int row, column;
 
-    __device__ Tile(int tile, int down) {
-        const int first = tile / (BAND * ACROSS) * BAND, high = max(min(down - first, BAND), 1);
-        const int place = tile - first * ACROSS;
-        row = (first + place % high) * ROWS * SHARED, column = place / high * COLUMNS;
-    }
+    __device__ explicit Tile(int tile) : row(tile / ACROSS * ROWS * SHARED), column(tile % ACROSS * COLUMNS) {}
 };
 
 // The same to the same place in all blocks of the cluster.
@@ -132,6 +128,33 @@ __device__ void load_for_all(void* box, const TensorMap& map, int column, int ro
                     "h"(static_cast<unsigned short>((1 << SHARED) - 1)) : "memory");
 }
 
+// By one thread: all that this block reads, in order, as soon as there is room.
+__device__ void load_tiles(Memory& memory, const TensorMap& x, const TensorMap& w, int block, int clusters, int tiles) {
+    const auto load_w = [&](const Tile& at, int depth, int stage) {
+        const int column = at.column + block * (COLUMNS / SHARED);
+        expect(memory.loaded[stage], X_BYTES + W_BYTES);
+        load_for_all(memory.w[stage] + block * (W_BYTES / SHARED), w, depth, column, memory.loaded[stage]);
+    };
+    int tile = blockIdx.x / SHARED, step = 0;
+    if (tile < tiles)
+        for (int stage = 0; stage < EARLY; stage++) load_w(Tile(tile), stage * DEPTH, stage);
+    wait_for_kernel_in_front();
+    for (; tile < tiles; tile += clusters) {
+        const Tile at(tile);
+#pragma unroll 1
+        for (int depth = 0; depth < K; depth += DEPTH, step++) {
+            const int stage = step % STAGES;
+            wait(memory.used[stage], step / STAGES & 1 ^ 1);
+            if (step >= EARLY) load_w(at, depth, stage);
+            load(memory.x[stage], x, depth, at.row + block * ROWS, memory.loaded[stage]);
+        }
+    }
+    // no block leaves before all have arrived at its barriers
+#pragma unroll 1
+    for (const int end = step + STAGES; SHARED > 1 && step < end; step++)
+        wait(memory.used[step % STAGES], step / STAGES & 1 ^ 1);
+}
+
 // Says to all blocks that load into this stage that a group is done with it.
 __device__ void release(u64& used, int thread) {
     if (thread >= SHARED) return;
@@ -139,15 +162,24 @@ __device__ void release(u64& used, int thread) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" :: "r"(in_block(shared(&used), thread)) : "memory");
 }
 
-// What the norms of a row make of a value: line.x * value + line.y. Half of the lanes take those of x of 16 rows, the
-// others those of the residual.
-__device__ float2 line_of(const float2* x_moments, const float2* r_moments, int row, int rows, int lane) {
-    float2 factors = {};
-    row = min(row + lane % PART, rows - 1);
-    if (X_NORM && lane < PART) factors = Moments<K>(x_moments, row, rows).factors(X_EPS);
-    if (R_NORM && lane >= PART) factors = Moments<N>(r_moments, row, rows).factors(R_EPS);
-    return {factors.y, -factors.x * factors.y};
-}
+// What the norms of 16 rows make of a value: line.x * value + line.y. Half of the lanes have those of x, the others those
+// of the residual. Moments are asked for some time before.
+struct Lines {
+    Moments<K, 2> x;
+    Moments<N, 2> residual;
+
+    __device__ Lines(const float2* x_moments, const float2* r_moments, int row, int rows, int lane) {
+        row = min(row + lane % PART, rows - 1);
+        if (X_NORM) x = {x_moments, row, rows, lane};
+        if (R_NORM) residual = {r_moments, row, rows, lane};
+    }
+    __device__ float2 line(int lane) const {
+        float2 factors = X_NORM ? x.factors(X_EPS) : float2{};
+        const float2 others = R_NORM ? residual.factors(R_EPS) : float2{};
+        if (lane >= PART) factors = others;
+        return {factors.y, -factors.x * factors.y};
+    }
+};
 
 // PART rows of a stripe, the first of both. 8 lanes have a row, 8 columns each, in TURNS turns of four rows.
 struct Piece {
@@ -177,38 +209,69 @@ __device__ void store(Half* y, uint4 values, bool is_there) {
                  :: "l"(y), "r"(values.x), "r"(values.y), "r"(values.z), "r"(values.w), "r"(int(is_there)));
 }
 
-// Results of a piece of the sums; `lines` are those of its rows.
-__device__ void finish(const unsigned char (*sums)[STRIPE * 2], const float2 (*lines)[2], const Residual& residual,
-                       const Arguments& given, const Piece& piece, int rows, int lane) {
-    const unsigned char* const ours = sums[lane / 8];
-    const int swizzled = (lane % 8 ^ lane / 8) * 16;
-    const int column = (N % COLUMNS == 0 || piece.column < N ? piece.column : 0) + lane % 8 * 8;
-    Half* const y = given.y + piece.first(lane);
-    Eight base(given.bias + column), w_sums(given.w_sums + column, X_NORM), scale(given.y_scale + column, HAS_MOMENTS);
-    const Eight r_scale(given.r_scale + column, R_NORM), r_shift(given.r_shift + column, R_NORM);
+// What belongs to eight columns of a stripe, of each lane.
+struct Columns {
+    Eight base, w_sums, scale, r_scale;
+
+    __device__ Columns(const Arguments& given, int stripe, int lane)
+        : Columns(given, (N % COLUMNS == 0 || stripe < N ? stripe : 0) + lane % 8 * 8) {}
+    __device__ Columns(const Arguments& given, int first)
+        : base(given.bias + first), w_sums(given.w_sums + first, X_NORM), scale(given.y_scale + first, HAS_MOMENTS),
+          r_scale(given.r_scale + first, R_NORM) {
+        const Eight r_shift(given.r_shift + first, R_NORM);
 #pragma unroll
-    for (int i = 0; i < (R_NORM ? 8 : 0); i++) base.at[i] += r_shift.at[i];
+        for (int i = 0; i < (R_NORM ? 8 : 0); i++) base.at[i] += r_shift.at[i];
+    }
+};
+
+// Sums of a piece, and the lines of its rows: all on their way before any is used.
+struct Sums {
+    uint4 of[TURNS];
+    float2 x[TURNS], residual[TURNS];
+
+    __device__ Sums(const unsigned char (*sums)[STRIPE * 2], const float2 (*lines)[2], int lane) {
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int row = turn * 4 + lane / 8;
+            const u32 sixteen = shared(&sums[row][(lane % 8 ^ row % 8) * 16]);
+            asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(of[turn].x), "=r"(of[turn].y), "=r"(of[turn].z), "=r"(of[turn].w) : "r"(sixteen));
+            x[turn] = X_NORM ? line(lines[row][0]) : float2{};
+            residual[turn] = R_NORM ? line(lines[row][1]) : float2{};
+        }
+    }
+
+private:
+    __device__ static float2 line(const float2& there) {
+        float2 of;
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(of.x), "=f"(of.y) : "r"(shared(&there)));
+        return of;
+    }
+};
+
+// Results of a piece.
+__device__ void finish(const Sums& sums, const Residual& residual, const Columns& columns, const Arguments& given,
+                       const Piece& piece, int rows, int lane) {
+    Half* const y = given.y + piece.first(lane);
     Moment moments[TURNS];
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
-        const int below = turn * 4;
-        const float2 of_x = X_NORM ? lines[below + lane / 8][0] : float2{};
-        const float2 of_residual = R_NORM ? lines[below + lane / 8][1] : float2{};
-        Eight value(*reinterpret_cast<const uint4*>(ours + below * STRIPE * 2 + (swizzled ^ turn % 2 * 64)));
+        const float2 of_x = sums.x[turn], of_residual = sums.residual[turn];
+        Eight value(sums.of[turn]);
         const Eight more(residual.of[turn]);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            const float shift = R_NORM ? base.at[i] + r_scale.at[i] * of_residual.y : base.at[i];
-            float v = X_NORM ? value.at[i] * of_x.x + (shift + w_sums.at[i] * of_x.y) : value.at[i] + shift;
+            const float shift = R_NORM ? columns.base.at[i] + columns.r_scale.at[i] * of_residual.y : columns.base.at[i];
+            float v = X_NORM ? value.at[i] * of_x.x + (shift + columns.w_sums.at[i] * of_x.y) : value.at[i] + shift;
             if (HAS_RESIDUAL) v += R_NORM ? more.at[i] * of_residual.x : more.at[i];
             value.at[i] = ACTIVATE(v);
         }
         if constexpr (HAS_MOMENTS) {
             moments[turn] = Moment(value);
 #pragma unroll
-            for (int i = 0; i < 8; i++) value.at[i] *= scale.at[i];
+            for (int i = 0; i < 8; i++) value.at[i] *= columns.scale.at[i];
         }
-        store(y + below * N, value.pairs(), piece.has(turn, rows, lane));
+        store(y + turn * 4 * N, value.pairs(), piece.has(turn, rows, lane));
     }
     if constexpr (HAS_MOMENTS) {
         const Moment of = moment_of_row(moments, lane);
@@ -218,37 +281,42 @@ __device__ void finish(const unsigned char (*sums)[STRIPE * 2], const float2 (*l
     }
 }
 
-// All stripes of PART rows of a group, from `row` of the group on. The residual of each piece is loaded while the one
-// before it is finished: `ahead` is that of the `first`, then that of the `next` to come.
-__device__ void finish(const Memory& memory, u32 group, u32 row, const Piece& first, const Piece& next, Residual& ahead,
-                       const Arguments& given, int rows, int lane) {
+// So many pieces of a group's stripe, one below the other from `row` of the group on. The residual of each is loaded
+// while the one before it is finished: `ahead` is that of the `first`, then that of the `next` to come.
+template <int PIECES>
+__device__ void finish(const Memory& memory, u32 group, u32 stripe, u32 row, const Columns& columns, const Piece& first,
+                       const Piece& next, Residual& ahead, const Arguments& given, int rows, int lane) {
     Piece piece = first;
 #pragma unroll 1
-    for (int stripe = 0; stripe < STRIPES; stripe++) {
+    for (int of = 0; of < PIECES; of++, row += PART) {
         const Residual residual = ahead;
         const Piece now = piece;
-        piece.column += STRIPE;
-        ahead = Residual(given.residual, stripe + 1 < STRIPES ? piece : next, rows, lane);
-        finish(&memory.sums[group][stripe][row], &memory.lines[group][row], residual, given, now, rows, lane);
+        piece.row += PART;
+        ahead = Residual(given.residual, of + 1 < PIECES ? piece : next, rows, lane);
+        const Sums sums(&memory.sums[group][stripe][row], &memory.lines[group][row], lane);
+        finish(sums, residual, columns, given, now, rows, lane);
     }
 }
 
-// PART rows of one of a block's tiles. The warps that finish them take them in turn.
-struct Part {
+// A stripe of a group of one of a block's tiles. The warps that finish them take them in turn.
+struct Stripe {
     int tile;
-    u32 part, turn = 0;
+    u32 of, turn = 0;
     Tile at;
 
-    __device__ Part(int tile, int warp, int down) : tile(tile), part(warp), at(tile, down) {}
-    __device__ Part next(int clusters, int down) const {
-        Part next = *this;
-        next.part += HELPERS;
-        if (next.part >= PARTS) next.part -= PARTS, next.tile += clusters, next.turn++, next.at = Tile(next.tile, down);
+    __device__ Stripe(int tile, int warp) : tile(tile), of(warp), at(tile) {}
+    __device__ Stripe next(int clusters) const {
+        Stripe next = *this;
+        next.of += HELPERS;
+        if (next.of >= GROUPS * STRIPES)
+            next.of -= GROUPS * STRIPES, next.tile += clusters, next.turn++, next.at = Tile(next.tile);
         return next;
     }
-    __device__ u32 group() const { return part / (GROUP_ROWS / PART); }
-    __device__ u32 row() const { return part % (GROUP_ROWS / PART) * PART; }  // in the group
-    __device__ Piece piece(int block) const { return {at.row + block * ROWS + int(part) * PART, at.column}; }
+    __device__ u32 group() const { return of / STRIPES; }
+    __device__ u32 stripe() const { return of % STRIPES; }
+    __device__ Piece first(int block) const {
+        return {at.row + block * ROWS + int(group()) * GROUP_ROWS, at.column + int(stripe()) * STRIPE};
+    }
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
@@ -262,12 +330,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
     const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
     const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = __shfl_sync(~0u, thread / 32, 0);
     const int block = blockIdx.x % SHARED, clusters = gridDim.x / SHARED;
-    const int down = (rows + ROWS * SHARED - 1) / (ROWS * SHARED), tiles = down * ACROSS;
+    const int tiles = (rows + ROWS * SHARED - 1) / (ROWS * SHARED) * ACROSS;
 
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; stage++)
             start(memory.loaded[stage], 1), start(memory.used[stage], GROUPS * SHARED);
-        for (int of = 0; of < GROUPS; of++) start(memory.summed[of], 4), start(memory.stored[of], GROUP_ROWS / PART);
+        for (int of = 0; of < GROUPS; of++) start(memory.summed[of], 4), start(memory.stored[of], STRIPES);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     if constexpr (SHARED > 1) {
@@ -275,39 +343,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
         asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
     } else
         __syncthreads();
-    wait_for_kernel_in_front();
 
     if (group == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(HELPING));
         if (warp == HELPERS) {
-            if (lane == 0) {
-                int step = 0;
-                for (int tile = blockIdx.x / SHARED; tile < tiles; tile += clusters) {
-                    const Tile at(tile, down);
-                    const int row = at.row + block * ROWS, column = at.column + block * (COLUMNS / SHARED);
-#pragma unroll 1
-                    for (int depth = 0; depth < K; depth += DEPTH, step++) {
-                        const int stage = step % STAGES;
-                        wait(memory.used[stage], step / STAGES & 1 ^ 1);
-                        expect(memory.loaded[stage], X_BYTES + W_BYTES);
-                        load(memory.x[stage], x, depth, row, memory.loaded[stage]);
-                        load_for_all(memory.w[stage] + block * (W_BYTES / SHARED), w, depth, column,
-                                     memory.loaded[stage]);
-                    }
-                }
-                // no block leaves before all have arrived at its barriers
-#pragma unroll 1
-                for (const int end = step + STAGES; SHARED > 1 && step < end; step++)
-                    wait(memory.used[step % STAGES], step / STAGES & 1 ^ 1);
-            }
+            if (lane == 0) load_tiles(memory, x, w, block, clusters, tiles);
         } else {
-            Part now(blockIdx.x / SHARED, warp, down);
-            Residual ahead(residual, now.piece(block), rows, lane);
+            wait_for_kernel_in_front();
+            Stripe now(blockIdx.x / SHARED, warp);
+            Residual ahead(residual, now.first(block), rows, lane);
             while (now.tile + clusters < tiles) {
-                const Part next = now.next(clusters, down);
+                const Stripe next = now.next(clusters);
+                const Piece first = now.first(block);
                 const u32 of = now.group();
+                const Columns columns(given, first.column, lane);
                 wait(memory.summed[of], now.turn & 1);
-                finish(memory, of, now.row(), now.piece(block), next.piece(block), ahead, given, rows, lane);
+                finish<GROUP_ROWS / PART>(memory, of, now.stripe(), 0, columns, first, next.first(block), ahead, given,
+                                          rows, lane);
                 __syncwarp();
                 if (lane == 0) arrive(memory.stored[of]);
                 now = next;
@@ -315,9 +367,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(MULTIPLYING));
+        wait_for_kernel_in_front();
         int step = 0, turn = 0;
         for (int tile = blockIdx.x / SHARED; tile < tiles; tile += clusters, turn++) {
-            const Tile at(tile, down);
+            const Tile at(tile);
             const int first_row = at.row + block * ROWS + group * GROUP_ROWS + warp * PART;
             float sums[COLUMNS / 2];
             const auto multiply = [&](int depth) {
@@ -334,9 +387,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
                 step++;
             };
             multiply(0);
-            const float2 line = line_of(x_moments, r_moments, first_row, rows, lane);  // beside the tensor cores
+            const Lines lines(x_moments, r_moments, first_row, rows, lane);
+            if (STEPS > 1) multiply(1);
+            const float2 line = lines.line(lane);  // beside the tensor cores
 #pragma unroll 1
-            for (int depth = 1; depth < STEPS; depth++) multiply(depth);
+            for (int depth = 2; depth < STEPS; depth++) multiply(depth);
             asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
             release(memory.used[(step - 1) % STAGES], thread);
 
@@ -354,9 +409,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
             if (tile + clusters < tiles) {
                 if (lane == 0) arrive(memory.summed[group]);
             } else {
-                const Piece first{first_row, at.column}, none{rows, 0};
-                Residual ahead(residual, first, rows, lane);
-                finish(memory, group, warp * PART, first, none, ahead, given, rows, lane);
+                Piece piece{first_row, at.column};
+                Residual ahead(residual, piece, rows, lane);
+#pragma unroll 1
+                for (int stripe = 0; stripe < STRIPES; stripe++) {
+                    const Piece now = piece;
+                    piece.column += STRIPE;
+                    if (stripe + 1 == STRIPES) piece.row = rows;  // nothing comes behind
+                    const Columns columns(given, now.column, lane);
+                    finish<1>(memory, group, stripe, warp * PART, columns, now, piece, ahead, given, rows, lane);
+                }
             }
         }
     }

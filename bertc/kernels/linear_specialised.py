@@ -11,7 +11,7 @@ from bertc.kernels import hopper
 PARAMETERS = hopper.PARAMETERS
 """x and w come in boxes of [ROWS, DEPTH] and [COLUMNS / SHARED, DEPTH]."""
 
-CONSTANTS = (*("ELEMENT", "N", "K", "ROWS", "COLUMNS", "STAGES", "SHARED", "BAND"), *hopper.ENDS)
+CONSTANTS = (*("ELEMENT", "N", "K", "ROWS", "COLUMNS", "STAGES", "SHARED"), *hopper.ENDS)
 
 
 def source(constants: Mapping[str, Any]) -> str:

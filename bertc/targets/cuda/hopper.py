@@ -43,12 +43,16 @@ CLUSTERS = (
 of the next kernel find room beside these."""
 
 
-SPECIALISED = ((128, 256, 3, 1), (128, 256, 3, 2), (192, 192, 3, 1), (192, 128, 4, 1), (128, 192, 4, 1))
+SPECIALISED = (
+    (128, 256, 3, 1),
+    (128, 256, 3, 2),
+    (192, 192, 3, 1),
+    (192, 128, 4, 1),
+    (192, 128, 4, 2),
+    (128, 192, 4, 2),
+)
 """ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
 powers of two would leave multiprocessors idle."""
-
-BAND = 4
-"""Rows of large tiles that are at work together."""
 
 MULTIPROCESSORS = 132
 """Of an H100 or H200 (SXM): how many programs share the tiles."""
@@ -126,9 +130,9 @@ def launch(
     given["y_scale"] = parameter(lowering, norm.scale) if norm else bias
     writes = [y.name, *([norm.moments.name] if norm else [])]
     if not is_cluster:
-        grid, given["BAND"] = [Size(MULTIPROCESSORS)], BAND
+        warps = specialised_warps(tile)
         return lowering.launch(
-            "linear_specialised", "linear_specialised", grid, specialised_warps(tile), writes, **given
+            "linear_specialised", "linear_specialised", [Size(MULTIPROCESSORS)], warps, writes, **given
         )
     grid = [Size(tile["SPLIT"] * tile["SHARED"]), Size(n // (tile["COLUMNS"] * tile["SHARED"]))]
     grid.append(Size(1, rows.names, tile["ROWS"]))

@@ -11,7 +11,7 @@ from bertc.kernels.hopper import DEPTH
 from bertc.targets.cuda import folding
 from bertc.targets.cuda.compile_kernels import HOPPER
 from bertc.targets.cuda.elementwise import ACTIVATIONS, blocks, number, strides
-from bertc.targets.cuda.hopper import BAND, MULTIPROCESSORS, Folded, launch, specialised_tiles
+from bertc.targets.cuda.hopper import MULTIPROCESSORS, Folded, launch, specialised_tiles
 from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Launch, Operation, Place, Product, Size, Tiles
 from bertc.targets.cuda.views import View, contiguous, with_axes
@@ -35,6 +35,9 @@ NARROW = ((16, 32, 64, 4, 4), (16, 16, 128, 4, 4), (16, 16, 256, 3, 4))
 
 LARGE = ((128, 256, 64), (128, 128, 64))
 """ROWS, COLUMNS and DEPTH of Triton's products for many rows."""
+
+GROUP = 4
+"""Rows of those tiles that are at work together."""
 
 SPLITS = (2, 4, 6)
 """Into how many parts the sum of a product before a norm may be cut."""
@@ -266,7 +269,7 @@ def _few(lowering: Lowering, product: Linear, y: Place, parts: int, tile: tuple[
 
 def _plain_tiles(lowering: Lowering, product: Linear, y: Place, tile: tuple[int, int, int]) -> Launch:
     (rows, columns, depth), n = tile, product.n
-    given = _boxes(product, rows, columns, depth) | {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "GROUP": BAND}
+    given = _boxes(product, rows, columns, depth) | {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "GROUP": GROUP}
     given |= {"rows": product.rows, "n": n, "k": product.x.width, "PROGRAMS": MULTIPROCESSORS}
     given |= {"bias": _bias(lowering, product), "ACTIVATION": product.activation}
     given["y"] = Tiles(y, product.rows, n, Size(n), (rows, columns // 2))

@@ -29,6 +29,7 @@ from bertc.kernels.attention import attention  # noqa: E402
 from bertc.kernels.bias_gelu import bias_activation  # noqa: E402
 from bertc.kernels.embed_norm import embed_norm  # noqa: E402
 from bertc.kernels.linear import linear  # noqa: E402
+from bertc.kernels.linear_row import linear_row  # noqa: E402
 from bertc.kernels.linear_tiles import linear_tiles  # noqa: E402
 from bertc.kernels.scaled_softmax import scaled_softmax  # noqa: E402
 from bertc.kernels.skip_norm import skip_norm  # noqa: E402
@@ -154,6 +155,17 @@ def test_linear(element: str, rows: int, n: int, k: int, split: int) -> None:
         assert_close(y[0], np.tanh(product + wide(bias)), element)
     else:
         assert_close(y.sum(0), product, "f32")
+
+
+@every_type
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 2, 64), (3, 40, 96), (2, 9, 768)])
+def test_linear_row(element: str, rows: int, n: int, k: int) -> None:
+    x, w, bias = draw(element, rows, 2 * k), draw(element, n, k, seed=1), draw(element, n, seed=2)
+    y = nothing(element, rows + 1, n)
+    block = triton.next_power_of_2(k)
+    linear_row[(rows, triton.cdiv(n, 8))](x, w, bias, y, 2 * k, n, k, "tanh", 8, block, False)
+    assert_close(y[:rows], np.tanh(wide(x)[:, :k] @ wide(w).T + wide(bias)), element)
+    assert torch.isnan(y[rows]).all(), "written behind the last row"
 
 
 @pytest.mark.parametrize("element", ["f16"] if DEVICE == "cpu" else ["f16", "bf16"])

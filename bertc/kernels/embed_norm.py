@@ -39,15 +39,16 @@ def embed_norm(
     release(PDL)
     factor, added = vector(scale, columns, inside), vector(shift, columns, inside)
     wait(PDL)
+    row = tl.load(ids + token).to(tl.int64)  # what rows are found by is asked for before any row
+    if HAS_TYPES:
+        kind = tl.load(types + token).to(tl.int64)
     if PACKED:
         place = tl.load(places + token)
     else:
         place = token % seq
-    row = tl.load(ids + token).to(tl.int64)
     value = tl.load(word + row * n + columns, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(position + (offset + place) * n + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_TYPES:
-        kind = tl.load(types + token).to(tl.int64)
         value += tl.load(type + kind * n + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_TOTAL:
         tl.store(total + token * n + columns, value.to(total.dtype.element_ty), mask=inside)

@@ -33,6 +33,11 @@ TILES = {
 NARROW = ((16, 32, 64, 4, 4), (16, 16, 128, 4, 4), (16, 16, 256, 3, 4))
 """The same of products with few rows or columns: a head's."""
 
+ROW = (8, 4)
+"""COLUMNS and warps of a product of single rows, which has all of a weight's columns at once: up to ROW_WIDTH."""
+
+ROW_WIDTH = 2048
+
 LARGE = ((128, 256, 64), (128, 128, 64))
 """ROWS, COLUMNS and DEPTH of Triton's products for many rows."""
 
@@ -191,7 +196,9 @@ def linear(lowering: Lowering, name: str, x: str, product: Linear, y: Place) -> 
         folding.linear(lowering, name, product, y)
         return
     if folding.is_small(product.x.names, product.n):
-        lowering.step(name, *([_few(lowering, product, y, 1, tile)] for tile in NARROW))
+        small: list[Way] = [[_row(lowering, product, y)]] if product.x.width <= ROW_WIDTH else []
+        small += [[_few(lowering, product, y, 1, tile)] for tile in NARROW]
+        lowering.step(name, *small, choices=((FEW, 0), (0, len(small) - len(NARROW))))
         return
     ways: list[Way] = [[_few(lowering, product, y, 1, tile)] for tile in _tiles(lowering)]
     ways += [[_plain_tiles(lowering, product, y, tile)] for tile in _plain_large(lowering, product)]
@@ -265,6 +272,15 @@ def _few(lowering: Lowering, product: Linear, y: Place, parts: int, tile: tuple[
     given |= {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}
     grid = [Size(-(-n // columns)), Size(1, x.names, rows), Size(parts)]
     return lowering.launch("linear", "linear", grid, warps, [y.name], **given)
+
+
+def _row(lowering: Lowering, product: Linear, y: Place) -> Launch:
+    (columns, warps), x, n = ROW, product.x, product.n
+    given: dict[str, Any] = {"x": Place(x.buffer, x.offset), "w": Place(product.w), "y": y, "row": x.row}
+    given |= {"bias": _bias(lowering, product), "n": n, "k": x.width, "ACTIVATION": product.activation}
+    given |= {"COLUMNS": columns, "BLOCK": 1 << (x.width - 1).bit_length()}
+    grid = [Size(1, x.names), Size(-(-n // columns))]
+    return lowering.launch("linear_row", "linear_row", grid, warps, [y.name], **given)
 
 
 def _plain_tiles(lowering: Lowering, product: Linear, y: Place, tile: tuple[int, int, int]) -> Launch:

@@ -40,9 +40,9 @@ from bertc.types import BITS
 
 PLAN, WEIGHTS = "plan.json", "weights.bin"
 
-BUCKETS = 32
+BUCKETS = 64
 """Packed tokens, and the longest of their sequences, are counted in so many parts of the power of two above them: few
-enough graphs, and no more than a sixteenth of the rows idle."""
+enough graphs, and no more than a thirty-second of the rows idle."""
 
 ALIGNMENT = 256
 """Bytes; what kernels are compiled to expect of every address is 16, what copies like is more."""

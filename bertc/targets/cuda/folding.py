@@ -89,7 +89,7 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     _, _, scale, shift = norm.values
     normal = norm.results[0]
     added = lowering.norms.get(residual)
-    beside = added.scaled.place if added else lowering.dense(residual)
+    beside = added.total.place if added else lowering.dense(residual)
     if not (_tiles(lowering, product.n, product.x.width, moments=True) and folds(lowering, norm)):
         place, total = two(lowering, norm)
         summed = total or lowering.buffer(node.key)
@@ -98,12 +98,12 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
         lowering.step(norm.key, *([launch(lowering, product, summed, tile, beside, added), after] for tile in tiles))
         return
     shape = norm.types[0].shape
-    scaled = contiguous(f"{normal}.scaled", shape)
-    lowering.memory(scaled.buffer, lowering.element, shape)
+    total = contiguous(f"{normal}.total", shape)
+    lowering.memory(total.buffer, lowering.element, shape)
     moments = lowering.memory(f"{normal}.moments", "f32", (2 * (product.n // GRANULE), *shape[:-1]))
-    folded = Folded(scaled, moments, scale, shift, float(norm.attribute("eps")))
+    folded = Folded(total, moments, scale, shift, float(norm.attribute("eps")))
     tiles = _tiles(lowering, product.n, product.x.width, moments=True)
-    lowering.step(norm.key, *([launch(lowering, product, scaled.place, tile, beside, added, folded)] for tile in tiles))
+    lowering.step(norm.key, *([launch(lowering, product, total.place, tile, beside, added, folded)] for tile in tiles))
     lowering.norms[normal] = folded
 
 

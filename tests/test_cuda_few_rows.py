@@ -147,6 +147,9 @@ def test_a_bundle_keeps_what_can_be_taken(
     assert plan.kernels.keys() == launched
     files = {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")}
     assert files == {kernel.file for kernel in plan.kernels.values()}
+    read = {place.name for step in every for way in step.ways for operation in way for place in operation.places}
+    assert plan.weights.keys() == read - plan.buffers.keys()
+    assert any("centred" in name for name in plan.weights) == bool(plan.folded)
 
 
 @pytest.mark.parametrize(("batch", "folds"), [(24, True), (25, False)])
@@ -163,13 +166,13 @@ def test_untimed_norms_go_along_where_a_shape_has_few_rows(
 
 @pytest.mark.parametrize("few_up_to", [None, 0, 32])
 def test_other_weights(few_up_to: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a build lays them out, those that norms in products need too, whether timing has kept these or not."""
+    """As a build lays them out, those that norms in products need where timing has kept these."""
     new = checkpoint(tmp_path / "new", 1, wide_spec(precision="fp16"))
     build(tmp_path / "refitted", monkeypatch, few_up_to, random_seed=0)
     built = build(tmp_path / "built", monkeypatch, few_up_to, weights=new)
     bertc.refit(tmp_path / "refitted", new)
     assert files_of(tmp_path / "refitted") == files_of(tmp_path / "built")
-    assert any(" · " in name for name in built.weights)
+    assert any(" · " in name for name in built.weights) == (few_up_to != 0)
 
 
 def test_other_weights_where_no_shape_has_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def write(
             plan = tuned(session, shapes, progress)
         session.close()
     plan = plan.pruned()
+    plan = replace(plan, weights=_write_weights(_read_by(plan, lowering), folder / WEIGHTS))
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
     for key in compiled.keys() - plan.kernels.keys():
         (folder / compiled[key].file).unlink()
@@ -124,8 +126,7 @@ def refit(
     del names, hashes
     plan = read_plan((old / PLAN).read_text("utf-8"))
     lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, few=True)
-    constants = {name: constant for name, constant in lowering.constants.items() if name in plan.weights}
-    if _write_weights(constants, folder / WEIGHTS) != plan.weights:
+    if _write_weights(_read_by(plan, lowering), folder / WEIGHTS) != plan.weights:
         message = f"`{old}` has its weights in another layout than this bertc gives them"
         raise error("B0516", message, None, "build the bundle again from the new checkpoint")
 
@@ -197,6 +198,11 @@ def _shapes(spec: Spec) -> list[dict[str, int]]:
         for seq in (profile.seq.smallest, profile.seq.usual, profile.seq.largest)
     }
     return [{"batch": batch, "seq": seq, "tokens": batch * seq} for batch, seq in sorted(pairs)]
+
+
+def _read_by(plan: Plan, lowering: Lowering) -> dict[str, tuple[str, Array]]:
+    """The constants of a lowering that a plan has."""
+    return {name: constant for name, constant in lowering.constants.items() if name in plan.weights}
 
 
 def _write_weights(constants: Mapping[str, tuple[str, Array]], path: Path) -> dict[str, tuple[str, int]]:

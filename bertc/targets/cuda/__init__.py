@@ -24,7 +24,7 @@ from bertc.targets.cuda import products
 from bertc.targets.cuda.compile_kernels import HOPPER, compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering, lowering_of
-from bertc.targets.cuda.plan import ELEMENTS, Kernel, Output, Plan, Step, read_plan
+from bertc.targets.cuda.plan import ELEMENTS, Choices, Kernel, Output, Plan, Step, read_plan
 from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
 from bertc.targets.cuda.tune import TRIED_UP_TO, tuned
 
@@ -94,7 +94,7 @@ def write(
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
     steps, folded = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, folded))
-    choices = ((products.FEW, 1), (0, 0)) if folded and fewest <= products.FEW else ((0, 0),)
+    choices = _choices(lowering.element, fewest) if folded else ((0, 0),)
     plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, {}, folded, choices)
     if architecture == _architecture_here():
         (folder / PLAN).write_text(plan.to_json(), "utf-8")
@@ -167,6 +167,14 @@ def _lowered(
         return lowering, [], outputs
     lowering.buffers |= folding.buffers
     return lowering, folding.steps, outputs
+
+
+def _choices(element: str, fewest: int) -> Choices:
+    """For how many rows norms go along where nothing was timed: for all; in bf16, which has no large tiles that take
+    them, for few."""
+    if element == "f16":
+        return ((0, 1),)
+    return ((products.FEW, 1), (0, 0)) if fewest <= products.FEW else ((0, 0),)
 
 
 def _architecture(wanted: Sequence[str] | None) -> str:

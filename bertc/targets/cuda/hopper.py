@@ -47,11 +47,15 @@ SPECIALISED = (
     (128, 256, 3, 2),
     (192, 192, 3, 1),
     (192, 128, 4, 1),
-    (192, 128, 4, 2),
     (128, 192, 4, 2),
+    (192, 128, 4, 2),
 )
 """ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
-powers of two would leave multiprocessors idle."""
+powers of two would leave multiprocessors idle. The last is taken where nothing was timed: its columns divide most
+widths."""
+
+CLUSTERED = 512
+"""Rows up to which clusters are taken where nothing was timed: above, large tiles fill the GPU."""
 
 MULTIPROCESSORS = 132
 """Of an H100 or H200 (SXM): how many programs share the tiles."""

@@ -33,7 +33,7 @@ static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 
 static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
 static_assert(W_BYTES / SHARED % 1024 == 0, "parts of w begin where the swizzle does");
 
-// What the norms of a row take: x's multiplies the sum, the residual's makes x * value + y of a value.
+// Of a row's norms: x's multiplies the sum, the residual's makes residual.x * value + residual.y of a value.
 struct Line {
     float2 residual;
     float x;
@@ -229,11 +229,12 @@ struct Sums {
             const u32 sixteen = shared(&sums[row][(lane % 8 ^ row % 8) * 16]);
             asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                          : "=r"(of[turn].x), "=r"(of[turn].y), "=r"(of[turn].z), "=r"(of[turn].w) : "r"(sixteen));
+            const u32 x = shared(&of_rows[row].x), residual = shared(&of_rows[row].residual);
             Line& line = lines[turn];
-            const u32 there = shared(&of_rows[row]);
+            if (X_NORM) asm volatile("ld.shared.f32 %0, [%1];" : "=f"(line.x) : "r"(x));
             if (R_NORM)
-                asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(line.residual.x), "=f"(line.residual.y) : "r"(there));
-            if (X_NORM) asm volatile("ld.shared.f32 %0, [%1];" : "=f"(line.x) : "r"(there + u32(sizeof(float2))));
+                asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                             : "=f"(line.residual.x), "=f"(line.residual.y) : "r"(residual));
         }
     }
 };

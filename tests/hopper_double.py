@@ -42,18 +42,17 @@ def results(constants: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
 
     y = _wide(given["x"]) @ _wide(given["w"]).T
     if constants["X_NORM"]:
-        mean, factor = factors(given["x_moments"], rows, k, constants["X_EPS"])
-        y = (y - mean * vector("w_sums")) * factor
+        y *= factors(given["x_moments"], rows, k, constants["X_EPS"])[1]
     y += vector("bias")
     if constants["HAS_RESIDUAL"]:
         residual = _wide(given["residual"][: rows * n]).reshape(rows, n)
         if constants["R_NORM"]:
             mean, factor = factors(given["r_moments"], rows, n, constants["R_EPS"])
-            residual = (residual - mean * vector("r_scale")) * factor + vector("r_shift")
+            residual = (residual - mean) * factor * vector("r_scale")
         y += residual
     if constants["ACTIVATION"]:
         y = PRIMITIVES[constants["ACTIVATION"]].reference(y)
-    return {"y": y * vector("y_scale"), "y_moments": moments_of(y)} if constants["HAS_MOMENTS"] else {"y": y}
+    return {"y": y, "y_moments": moments_of(y)} if constants["HAS_MOMENTS"] else {"y": y}
 
 
 def context(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:

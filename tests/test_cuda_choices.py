@@ -33,7 +33,8 @@ Cost = Callable[[Sequence[str], Mapping[str, int]], float]
 
 
 def launch(kernel: str, name: str = "") -> Launch:
-    return Launch(kernel, (Size(1), Size(1), Size(1)), (Place(name or kernel),), (), (name or kernel,))
+    arguments = (Place(name or kernel), Place(f"{kernel}.weight"))
+    return Launch(kernel, (Size(1), Size(1), Size(1)), arguments, (), (name or kernel,))
 
 
 def step(name: str, *kernels: str) -> Step:
@@ -55,7 +56,8 @@ def plan_of(
         if isinstance(operation, Launch)
     }
     made = {name: Kernel(f"{name}.cubin", name, 4, 0) for name in sorted({*names, *kernels})}
-    return Plan("sm_90", {"y": Buffer("f16", Size(1))}, {}, made, tuple(steps), {}, {}, tuple(folded), choices)
+    weights = {f"{name}.weight": ("f16", index) for index, name in enumerate(made)}
+    return Plan("sm_90", {"y": Buffer("f16", Size(1))}, weights, made, tuple(steps), {}, {}, tuple(folded), choices)
 
 
 def kernels_of(steps: Sequence[Step], rows: int) -> list[str]:
@@ -111,6 +113,7 @@ def test_a_pruned_plan_does_the_same_with_nothing_besides(
     left = [operation for each in (*pruned.steps, *pruned.folded) for way in each.ways for operation in way]
     assert pruned.kernels.keys() == used == {operation.kernel for operation in left if isinstance(operation, Launch)}
     assert len(left) == len(used)
+    assert pruned.weights == {f"{name}.weight": plan.weights[f"{name}.weight"] for name in used}
     assert bool(pruned.folded) == (1 in {index for _, index in choices})
     assert pruned.pruned() == pruned == read_plan(pruned.to_json())
 

@@ -23,7 +23,7 @@ from bertc.spec import Spec
 from bertc.targets.cuda import _write_weights
 from bertc.targets.cuda import session as session_module
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import Launch, Operation, Plan, read_plan
+from bertc.targets.cuda.plan import Choices, Launch, Operation, Plan, read_plan
 from bertc.targets.cuda.session import PLAN, WEIGHTS
 from bertc.targets.cuda.tune import TRIED_UP_TO
 
@@ -88,6 +88,28 @@ def test_a_session_takes_them_for_few_rows(tokens: int, few: bool, opened: tuple
         assert np.abs(answers[name] - expected).max() < 2e-2, name  # f16, as in test_cuda
 
 
+def test_constants_of_a_norm_are_rounded_once(opened: tuple[Recording, Spec]) -> None:
+    """Its reader's weight, without the means of its rows, and both biases: from weights as they are given."""
+    lowering = opened[0].lowering
+    (name,) = (name for name in lowering.constants if name.endswith(", centred"))
+    w, scale = name.removesuffix(", centred").split(" · ")
+    shift = scale.replace("weight", "bias")
+    given = lowering.constants[w][1].astype(np.float64)
+    assert (given != given.astype(np.float16)).any()
+    scaled = given * lowering.float32(scale)
+    element, found = lowering.constants[name]
+    assert (element, found.dtype) == ("f16", np.float32)
+    np.testing.assert_allclose(found, scaled - scaled.mean(1, keepdims=True), rtol=0, atol=2e-7)
+    of_reader, of_residual = (
+        next(known for known in lowering.constants if known.endswith(f"{end}{shift}")) for end in (f"{w} · ", "bias + ")
+    )
+    for found, added in ((of_reader, given @ lowering.float32(shift)), (of_residual, lowering.float32(shift))):
+        bias = lowering.float32(found.split(" + ")[1])
+        element, values = lowering.constants[found]
+        np.testing.assert_allclose(values, bias + added, rtol=0, atol=1e-6)
+        assert element == "f32"
+
+
 # ------------------------------------------------------------------------------------------------------ bundles
 
 
@@ -137,39 +159,57 @@ def build(
 def test_a_bundle_keeps_what_can_be_taken(
     few_up_to: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Timed: one way of each step, of those for few rows only where they won. Not timed: what a rule chooses."""
+    """Timed: one way of each step, of those for few rows only where they won. Not timed: what a rule chooses, norms
+    along with products, of few rows and of many."""
     plan = build(tmp_path / "x", monkeypatch, few_up_to, random_seed=0)
     assert bool(plan.folded) == (few_up_to != 0)
     every = [step for row in (1, 100, 192, 193, TRIED_UP_TO + 1) for step in plan.taken(row)]
     assert {*every} == {*plan.steps, *plan.folded}
-    assert {len(step.ways) for step in (*plan.steps, *plan.folded)} == {1}
+    assert bool(plan.steps) == (few_up_to is not None)
+    assert {len(step.ways) for step in (*plan.steps, *plan.folded)} == ({1, 2} if few_up_to is None else {1})
     launched = {op.kernel for step in every for way in step.ways for op in way if isinstance(op, Launch)}
     assert plan.kernels.keys() == launched
     files = {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")}
     assert files == {kernel.file for kernel in plan.kernels.values()}
+    read = {place.name for step in every for way in step.ways for operation in way for place in operation.places}
+    assert plan.weights.keys() == read - plan.buffers.keys()
+    assert any("centred" in name for name in plan.weights) == bool(plan.folded)
 
 
-@pytest.mark.parametrize(("batch", "folds"), [(24, True), (25, False)])
-def test_untimed_norms_go_along_where_a_shape_has_few_rows(
-    batch: int, folds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("precision", "batch", "choices"),
+    [("fp16", 25, ((0, 1),)), ("bf16", 24, ((192, 1), (0, 0))), ("bf16", 25, ((0, 0),))],
+)
+def test_untimed_norms_go_along(
+    precision: str, batch: int, choices: Choices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """192 at most; plans of more keep no steps for them."""
+    """In bf16 only where a shape has few rows, 192 at most; nothing is kept of steps that no rows take."""
     monkeypatch.setattr("bertc.targets.cuda.compile_kernels", uncompiled)
-    spec = replace(wide_spec(precision="fp16"), shapes=(Profile(Range(batch, batch, batch), Range(8, 8, 16)),))
+    spec = replace(wide_spec(precision=precision), shapes=(Profile(Range(batch, batch, batch), Range(8, 8, 16)),))
     bertc.build(spec, tmp_path / "x", "cuda", random_seed=0, architectures=["sm_90"])
     plan = read_plan((tmp_path / "x" / PLAN).read_text())
-    assert bool(plan.folded) == folds
+    assert plan.choices == choices
+    assert (bool(plan.steps), bool(plan.folded)) == tuple(index in dict(choices).values() for index in (0, 1))
+
+
+@pytest.mark.parametrize(("rows", "kernel"), [(512, "linear_cluster"), (513, "linear_specialised")])
+def test_untimed_products_of_norms(rows: int, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By clusters of few rows, by warps with roles of many: all but the heads'."""
+    plan = build(tmp_path / "x", monkeypatch, None, random_seed=0)
+    taken = [op.kernel for step in plan.taken(rows) for op in step.way(rows) if isinstance(op, Launch)]
+    products = [name.split("-")[0] for name in taken if name.startswith("linear_")]
+    assert products == [kernel] * 8
 
 
 @pytest.mark.parametrize("few_up_to", [None, 0, 32])
 def test_other_weights(few_up_to: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a build lays them out, those that norms in products need too, whether timing has kept these or not."""
+    """As a build lays them out, those that norms in products need where timing has kept these."""
     new = checkpoint(tmp_path / "new", 1, wide_spec(precision="fp16"))
     build(tmp_path / "refitted", monkeypatch, few_up_to, random_seed=0)
     built = build(tmp_path / "built", monkeypatch, few_up_to, weights=new)
     bertc.refit(tmp_path / "refitted", new)
     assert files_of(tmp_path / "refitted") == files_of(tmp_path / "built")
-    assert any(" · " in name for name in built.weights)
+    assert any(" · " in name for name in built.weights) == (few_up_to != 0)
 
 
 def test_other_weights_where_no_shape_has_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,11 @@ import pytest
 import torch
 from cluster_machine_code import disassembled, unread
 from hopper_double import grid_of, moments_of, results
-from test_kernels import BITS, DEVICE, draw, nothing, wide
+from test_kernels import BITS, DEVICE, TYPES, draw, nothing, wide
 
 from bertc.kernels.hopper import GRANULE
 from bertc.kernels.linear_cluster import CONSTANTS, PARAMETERS, warps
-from bertc.ops import PRIMITIVES
+from bertc.ops import PRIMITIVES, Array
 from bertc.targets.cuda.compile_kernels import Source, compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.elementwise import ACTIVATIONS
@@ -138,19 +138,49 @@ def test_double_folds_norms() -> None:
     n = k = 128
     constants, given = Case("to the first norm", n, k).constants[0], doubles(arguments("f16", 5, n, k))
     left = results(constants, given)
-    total = left["y"] / wide(given["y_scale"])
-    w, bias, scale, shift = (wide(given[name]) for name in ("w", "bias", "y_scale", "r_shift"))
-    norm = PRIMITIVES["layer_norm"].reference(total, scale, shift, eps=1e-12)
+    w, bias, scale, shift = wide(given["w"]), wide(given["bias"]), wide(given["r_scale"]), wide(draw("f32", n, seed=9))
+    norm = PRIMITIVES["layer_norm"].reference(left["y"], scale, shift, eps=1e-12)
 
     moments = torch.from_numpy(left["y_moments"].reshape(-1))
-    folded = {"x": torch.from_numpy(left["y"]), "x_moments": moments, "w_sums": given["w"] @ given["y_scale"]}
-    folded["bias"] = given["bias"] + given["w"] @ given["r_shift"]
+    folded = {"x": torch.from_numpy(left["y"]), "x_moments": moments, "w": torch.from_numpy(centred(w * scale))}
+    folded["bias"] = torch.from_numpy(bias + w @ shift)
     found = results(Case("of a norm", n, k).constants[0], {**given, **folded})["y"]
     np.testing.assert_allclose(found, norm @ w.T + bias, rtol=0, atol=1e-12 * np.abs(found).max())
 
-    folded = {"residual": torch.from_numpy(left["y"].reshape(-1)), "r_moments": moments, "r_scale": given["y_scale"]}
+    folded = {"residual": torch.from_numpy(left["y"].reshape(-1)), "r_moments": moments}
+    folded["bias"] = torch.from_numpy(bias + shift)
     found = results({**Case("to the last norm", n, k).constants[0], "R_EPS": 1e-12}, {**given, **folded})["y"]
     np.testing.assert_allclose(found, wide(given["x"]) @ w.T + bias + norm, rtol=0, atol=1e-12 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("deviations", [0, 1, 10])
+@pytest.mark.parametrize("element", ["f16", "bf16"])
+def test_centred_weights_cost_no_more_than_sums(element: str, deviations: int) -> None:
+    """A product of the norm of rows that are so many deviations from 0. Each term is off by u · |y · ŵ| at most for y
+    and as much for ŵ, u = 2⁻¹¹ in f16, by either sign: a sum that is off by 5 · u · √(2 Σ (y · ŵ)²) / deviation has a
+    chance of 2 · e^(-25/2) = 4e-6 (Hoeffding 1963). So what ŵ costs is no more than what y does by itself, and both
+    together √2 of it, and some more where y lies further below powers of two than ŵ."""
+    rows, n, k = 48, 64, 1024
+    y, w = wide(draw("f32", rows, k)) + deviations, wide(draw("f32", n, k, seed=1)) * k**-0.5
+    scale, shift, bias = (wide(draw("f32", size, seed=seed)) for size, seed in ((k, 2), (k, 3), (n, 4)))
+    exact = centred(w * scale)
+    given = {"x_moments": torch.from_numpy(moments_of(y).reshape(-1)), "bias": torch.from_numpy(bias + w @ shift)}
+    constants = Case("of a norm", n, k, element).constants[0]
+    expected = PRIMITIVES["layer_norm"].reference(y, scale, shift, eps=1e-12) @ w.T + bias
+
+    def off(weight: Any) -> Array:
+        x = torch.from_numpy(y).to(TYPES[element])
+        return results(constants, {**given, "x": x, "w": weight, "rows": rows})["y"] - expected
+
+    found, of_y_alone = off(torch.from_numpy(exact).to(TYPES[element])), off(torch.from_numpy(exact))
+    unit, factor = 2.0 ** -(BITS[element] + 1), 1 / y.std(1, keepdims=True)
+    assert (np.abs(found) < 5 * unit * np.sqrt(2 * y**2 @ (exact**2).T) * factor).all()
+    assert found.std() < 1.5 * of_y_alone.std()
+
+
+def centred(v: Array) -> Array:
+    """Without the mean of each row."""
+    return v - v.mean(1, keepdims=True)
 
 
 def doubles(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,8 +190,7 @@ def doubles(given: Mapping[str, Any]) -> dict[str, Any]:
 def arguments(element: str, rows: int, n: int, k: int, seed: int = 0) -> dict[str, Any]:
     """All that the kernel may read. Products, biases and residuals are of one size."""
     x, residual = rows_of(element, rows, k, seed), rows_of(element, rows, n, seed + 1)
-    names = ("bias", "w_sums", "r_scale", "r_shift", "y_scale")
-    vectors = {name: draw("f32", n, seed=seed + index) for index, name in enumerate(names, 2)}
+    vectors = {"bias": draw("f32", n, seed=seed + 2), "r_scale": draw("f32", n, seed=seed + 4)}
     w = (draw("f32", n, k, seed=seed + 7) * k**-0.5).to(x.dtype)
     moments = {"x_moments": stored_moments(x), "r_moments": stored_moments(residual)}
     return {"x": x, "w": w, "residual": residual.reshape(-1), **vectors, **moments, "rows": rows}

@@ -109,12 +109,7 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
                     grid = (MULTIPROCESSORS, 1, 1)
                     launch(device, folder, kernel, grid, PARAMETERS, {**given, **left}, element)()
                     device.wait()
-                    assert_left(left, expected, off, element, scale_of(tiles[0][0], given))
-
-    def scale_of(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:
-        """[n]: what results are multiplied by when they are left for a norm."""
-        scale = wide(given["y_scale"])
-        return np.abs(scale) if constants["HAS_MOMENTS"] else np.ones_like(scale)
+                    assert_left(left, expected, off, element)
 
     def rounding(constants: Mapping[str, Any], given: Mapping[str, Any], element: str) -> Array:
         """[rows, n]: how far results may be off, before they are rounded: a product is rounded when it is handed over,
@@ -124,12 +119,10 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
             product *= factors(given["x_moments"], given["rows"], constants["K"], constants["X_EPS"])[1]
         return 1.13 * 2.0 ** -(BITS[element] + 1) * product + 2e-4
 
-    def assert_left(
-        found: Mapping[str, Any], expected: Mapping[str, Array], off: Array, element: str, scale: Array
-    ) -> None:
+    def assert_left(found: Mapping[str, Any], expected: Mapping[str, Array], off: Array, element: str) -> None:
         rows, n = off.shape
-        y, bound = wide(found["y"][: rows * n]).reshape(rows, n), off * scale
-        bound += 2.0 ** -(BITS[element] + 1) * np.abs(expected["y"])
+        y = wide(found["y"][: rows * n]).reshape(rows, n)
+        bound = off + 2.0 ** -(BITS[element] + 1) * np.abs(expected["y"])
         assert (np.abs(y - expected["y"]) <= bound).all(), (
             f"{(np.abs(y - expected['y']) / bound).max():.2f} of the bound"
         )

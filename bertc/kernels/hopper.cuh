@@ -122,8 +122,8 @@ struct Moments {
 #pragma unroll
         for (int i = 0; i < OURS; i++) of[i] = is_there(i) ? moments[(i * LANES + first) * rows + row] : float2{};
     }
-    // Mean and 1 / deviation.
-    __device__ float2 factors(float eps) const {
+    // What takes a value of the row to (value - mean) / deviation: line.x * value + line.y.
+    __device__ float2 line(float eps) const {
         float mean = 0, squares = 0;
 #pragma unroll
         for (int i = 0; i < OURS; i++) mean += of[i].x * (1.0f / PARTS);
@@ -133,7 +133,8 @@ struct Moments {
             const float off = is_there(i) ? of[i].x - mean : 0;
             squares += of[i].y + GRANULE * off * off;
         }
-        return {mean, rsqrtf(sum(squares) * (1.0f / COUNT) + eps)};
+        const float factor = rsqrtf(sum(squares) * (1.0f / COUNT) + eps);
+        return {factor, -mean * factor};
     }
 
 private:

@@ -14,11 +14,10 @@ GRANULE = 64
 """Columns that have moments of their own."""
 
 PARAMETERS = (
-    *("x", "w", "bias", "x_moments", "w_sums", "residual", "r_moments", "r_scale", "r_shift"),
-    *("y", "y_moments", "y_scale", "rows"),
+    *("x", "w", "bias", "x_moments", "residual", "r_moments", "r_scale"),
+    *("y", "y_moments", "rows"),
 )
-"""A product's, in order: bias, w_sums, r_scale, r_shift and y_scale are float32 [N]; moments float32
-[N or K / GRANULE, rows, 2]."""
+"""A product's, in order: bias and r_scale are float32 [N]; moments float32 [N or K / GRANULE, rows, 2]."""
 
 ENDS = ("ACTIVATION", "X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS", "X_EPS", "R_EPS", "PDL")
 """What is fixed of what stands around a product."""

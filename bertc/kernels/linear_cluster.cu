@@ -7,11 +7,13 @@
 // ended, and for x behind that; each block of a tile then adds up the parts of its share of the rows.
 //
 // Norms need no kernel of their own. Where y is only read through norm(y) = (y - mean) / deviation · scale + shift, the
-// product stores scale · y and the moments of each row, and readers make up for the rest: a product by
-//     norm(y) · wᵀ = (scale · y · wᵀ - mean · w_sums) / deviation + w · shift,        w_sums = w · scale,
-// whose last term is in its bias, and a residual by (scale · y - mean · scale) / deviation + shift.
-// In f16 |scale · y| has to stay below 65520, as |y| has to elsewhere: beyond, it is infinite, and what readers make
-// of its row infinite or NaN. It is rounded by up to 2⁻¹¹ · |scale · y|, which they divide by the deviation as well.
+// product stores y and the moments of each row, and readers make up for the rest. For a product the mean goes into the
+// weight, since it is linear in y: with v[n, k] = w[n, k] · scale[k], and a weight ŵ whose rows add up to 0,
+//     norm(y) · wᵀ = y · ŵᵀ / deviation + w · shift,        ŵ[n, k] = v[n, k] - mean of v[n, :],
+// whose last term is in the bias that the kernel is given; so is shift where the norm is the residual, which leaves
+// (y - mean) / deviation · scale. In f16 |y| has to stay below 65520: beyond, it is infinite, and what readers make of
+// its row infinite or NaN. y is rounded by up to 2⁻¹¹ · |y|, which they divide by the deviation as well, and ŵ by up to
+// 2⁻¹¹ · |ŵ|, which they multiply by y / deviation: a row far from 0 loses by both alike.
 //
 // linear_cluster.py says what the compiler is given in front of this. Needs compute capability 9.0. Instructions:
 // https://docs.nvidia.com/cuda/parallel-thread-execution/
@@ -40,7 +42,8 @@ struct Memory {
         };
         float sums[ROWS][STRIDE];
     };
-    float2 x_factors[SHARE], r_factors[SHARE];
+    float2 r_lines[SHARE];   // of the residual's norm, Moments::line
+    float x_factors[SHARE];  // 1 / deviation
     u64 loaded[STAGES];
 };
 static_assert(sizeof(Memory) <= BYTES);
@@ -97,9 +100,8 @@ __device__ float sum_of_granule(float value) {
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* bias,
-    const float2* x_moments, const float* w_sums,
-    const Half* residual, const float2* r_moments, const float* r_scale, const float* r_shift,
-    Half* y, float2* y_moments, const float* y_scale, int rows) {
+    const float2* x_moments, const Half* residual, const float2* r_moments, const float* r_scale,
+    Half* y, float2* y_moments, int rows) {
     extern __shared__ __align__(1024) unsigned char dynamic[];
     Memory& memory = *reinterpret_cast<Memory*>(dynamic);
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -122,10 +124,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
             load_boxes(memory.w[stage * CHUNK], w, part * BOXES + stage * CHUNK, column, memory.loaded[stage]);
         }
     }
-    const float4 base = four(bias + ours, is_column), scale = four(y_scale + ours, is_column && HAS_MOMENTS);
-    const float4 added_scale = four(r_scale + ours, is_column && R_NORM);
-    const float4 added_shift = four(r_shift + ours, is_column && R_NORM);
-    const Four sums_of_w = four(w_sums + ours, is_column && X_NORM);
+    const Four base = four(bias + ours, is_column), scale = four(r_scale + ours, is_column && R_NORM);
     if constexpr (SHARED > 1) {  // all blocks have started their barriers
         asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
         asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
@@ -180,8 +179,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
     // The first of a block's threads here signals for all of it, and that is one that helps: while others multiply, the
     // next kernel may take the room that is left and ask for its weights. It reads ours when this grid has ended.
     if constexpr (PDL) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-    if (X_NORM && has_row) memory.x_factors[thread] = x_of.factors(X_EPS);
-    if (R_NORM && has_row) memory.r_factors[thread] = r_of.factors(R_EPS);
+    if (X_NORM && has_row) memory.x_factors[thread] = x_of.line(X_EPS).x;
+    if (R_NORM && has_row) memory.r_lines[thread] = r_of.line(R_EPS);
 
     // the parts of each row to the block that adds them up
     __syncthreads();  // the sums take the operands' place
@@ -225,23 +224,24 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
         const int mine = turn * WARPS + warp, at = share + mine;
-        Four value(base), more(added[HAS_RESIDUAL ? turn : 0]);
-        const Four total(totals[turn]), more_scale(added_scale), more_shift(added_shift), result_scale(scale);
-        const float2 x_factor = memory.x_factors[mine], r_factor = memory.r_factors[mine];
+        Four value(totals[turn]);
+        const Four more(added[HAS_RESIDUAL ? turn : 0]);
+        const float factor = memory.x_factors[mine];
+        const float2 line = memory.r_lines[mine];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            value.at[i] += X_NORM ? (total.at[i] - x_factor.x * sums_of_w.at[i]) * x_factor.y : total.at[i];
-            if (R_NORM) more.at[i] = (more.at[i] - r_factor.x * more_scale.at[i]) * r_factor.y + more_shift.at[i];
-            value.at[i] = ACTIVATE(value.at[i] + more.at[i]);
+            float v = (X_NORM ? value.at[i] * factor : value.at[i]) + base.at[i];
+            if (R_NORM)
+                v += scale.at[i] * (more.at[i] * line.x + line.y);
+            else if (HAS_RESIDUAL)
+                v += more.at[i];
+            value.at[i] = ACTIVATE(v);
         }
         if constexpr (HAS_MOMENTS) {
             const float mean = sum_of_granule(value.sum()) * (1.0f / GRANULE);
             float squares = 0;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                squares += (value.at[i] - mean) * (value.at[i] - mean);
-                value.at[i] *= result_scale.at[i];
-            }
+            for (int i = 0; i < 4; i++) squares += (value.at[i] - mean) * (value.at[i] - mean);
             squares = sum_of_granule(squares);
             if (lane % (GRANULE / 4) == 0 && is_column && at < rows)
                 y_moments[(ours / GRANULE) * rows + at] = {mean, squares};

@@ -39,4 +39,4 @@ def shared_bytes(constants: Mapping[str, Any]) -> int:
     rows, columns = constants["ROWS"], constants["COLUMNS"]
     operands = 2 * constants["STAGES"] * constants["CHUNK"] * (rows + columns) * hopper.DEPTH
     sums = 4 * rows * (columns + 8)
-    return max(operands, sums) + 16 * (rows // constants["SPLIT"]) + 8 * constants["STAGES"]
+    return max(operands, sums) + 12 * (rows // constants["SPLIT"]) + 8 * constants["STAGES"]

@@ -33,10 +33,16 @@ static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 
 static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
 static_assert(W_BYTES / SHARED % 1024 == 0, "parts of w begin where the swizzle does");
 
+// Of a row's norms: x's multiplies the sum, the residual's makes residual.x * value + residual.y of a value.
+struct Line {
+    float2 residual;
+    float x;
+};
+
 struct Memory {
     unsigned char x[STAGES][X_BYTES], w[STAGES][W_BYTES];
     unsigned char sums[GROUPS][STRIPES][GROUP_ROWS][STRIPE * 2];  // 16 bytes of a row at their number ^ row % 8
-    float2 lines[GROUPS][GROUP_ROWS][2];                          // of x's norm and the residual's, see line_of
+    Line lines[GROUPS][GROUP_ROWS];
     u64 loaded[STAGES], used[STAGES], summed[GROUPS], stored[GROUPS];
 };
 static_assert(sizeof(Memory) <= BYTES);
@@ -102,14 +108,10 @@ __device__ Moment moment_of_row(const Moment (&rows)[4], int lane) {
 
 struct Arguments {
     const float* bias;
-    const float2* x_moments;
-    const float* w_sums;
     const Half* residual;
-    const float2* r_moments;
-    const float *r_scale, *r_shift;
+    const float* r_scale;
     Half* y;
     float2* y_moments;
-    const float* y_scale;
 };
 
 // First row and column of a cluster's tile. Neighbours lie beside each other: they share rows of x in the L2 cache.
@@ -162,8 +164,7 @@ __device__ void release(u64& used, int thread) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" :: "r"(in_block(shared(&used), thread)) : "memory");
 }
 
-// What the norms of 16 rows make of a value: line.x * value + line.y. Half of the lanes have those of x, the others those
-// of the residual. Moments are asked for some time before.
+// Those of PART rows, two lanes each. Moments are asked for some time before.
 struct Lines {
     Moments<K, 2> x;
     Moments<N, 2> residual;
@@ -173,11 +174,8 @@ struct Lines {
         if (X_NORM) x = {x_moments, row, rows, lane};
         if (R_NORM) residual = {r_moments, row, rows, lane};
     }
-    __device__ float2 line(int lane) const {
-        float2 factors = X_NORM ? x.factors(X_EPS) : float2{};
-        const float2 others = R_NORM ? residual.factors(R_EPS) : float2{};
-        if (lane >= PART) factors = others;
-        return {factors.y, -factors.x * factors.y};
+    __device__ Line line() const {
+        return {R_NORM ? residual.line(R_EPS) : float2{}, X_NORM ? x.line(X_EPS).x : 0};
     }
 };
 
@@ -211,41 +209,33 @@ __device__ void store(Half* y, uint4 values, bool is_there) {
 
 // What belongs to eight columns of a stripe, of each lane.
 struct Columns {
-    Eight base, w_sums, scale, r_scale;
+    Eight base, r_scale;
 
     __device__ Columns(const Arguments& given, int stripe, int lane)
         : Columns(given, (N % COLUMNS == 0 || stripe < N ? stripe : 0) + lane % 8 * 8) {}
     __device__ Columns(const Arguments& given, int first)
-        : base(given.bias + first), w_sums(given.w_sums + first, X_NORM), scale(given.y_scale + first, HAS_MOMENTS),
-          r_scale(given.r_scale + first, R_NORM) {
-        const Eight r_shift(given.r_shift + first, R_NORM);
-#pragma unroll
-        for (int i = 0; i < (R_NORM ? 8 : 0); i++) base.at[i] += r_shift.at[i];
-    }
+        : base(given.bias + first), r_scale(given.r_scale + first, R_NORM) {}
 };
 
 // Sums of a piece, and the lines of its rows: all on their way before any is used.
 struct Sums {
     uint4 of[TURNS];
-    float2 x[TURNS], residual[TURNS];
+    Line lines[TURNS];
 
-    __device__ Sums(const unsigned char (*sums)[STRIPE * 2], const float2 (*lines)[2], int lane) {
+    __device__ Sums(const unsigned char (*sums)[STRIPE * 2], const Line* of_rows, int lane) : lines{} {
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
             const int row = turn * 4 + lane / 8;
             const u32 sixteen = shared(&sums[row][(lane % 8 ^ row % 8) * 16]);
             asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                          : "=r"(of[turn].x), "=r"(of[turn].y), "=r"(of[turn].z), "=r"(of[turn].w) : "r"(sixteen));
-            x[turn] = X_NORM ? line(lines[row][0]) : float2{};
-            residual[turn] = R_NORM ? line(lines[row][1]) : float2{};
+            const u32 x = shared(&of_rows[row].x), residual = shared(&of_rows[row].residual);
+            Line& line = lines[turn];
+            if (X_NORM) asm volatile("ld.shared.f32 %0, [%1];" : "=f"(line.x) : "r"(x));
+            if (R_NORM)
+                asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                             : "=f"(line.residual.x), "=f"(line.residual.y) : "r"(residual));
         }
-    }
-
-private:
-    __device__ static float2 line(const float2& there) {
-        float2 of;
-        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(of.x), "=f"(of.y) : "r"(shared(&there)));
-        return of;
     }
 };
 
@@ -256,21 +246,19 @@ __device__ void finish(const Sums& sums, const Residual& residual, const Columns
     Moment moments[TURNS];
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
-        const float2 of_x = sums.x[turn], of_residual = sums.residual[turn];
+        const Line& line = sums.lines[turn];
         Eight value(sums.of[turn]);
         const Eight more(residual.of[turn]);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            const float shift = R_NORM ? columns.base.at[i] + columns.r_scale.at[i] * of_residual.y : columns.base.at[i];
-            float v = X_NORM ? value.at[i] * of_x.x + (shift + columns.w_sums.at[i] * of_x.y) : value.at[i] + shift;
-            if (HAS_RESIDUAL) v += R_NORM ? more.at[i] * of_residual.x : more.at[i];
+            float v = (X_NORM ? value.at[i] * line.x : value.at[i]) + columns.base.at[i];
+            if (R_NORM)
+                v += columns.r_scale.at[i] * (more.at[i] * line.residual.x + line.residual.y);
+            else if (HAS_RESIDUAL)
+                v += more.at[i];
             value.at[i] = ACTIVATE(v);
         }
-        if constexpr (HAS_MOMENTS) {
-            moments[turn] = Moment(value);
-#pragma unroll
-            for (int i = 0; i < 8; i++) value.at[i] *= columns.scale.at[i];
-        }
+        if constexpr (HAS_MOMENTS) moments[turn] = Moment(value);
         store(y + turn * 4 * N, value.pairs(), piece.has(turn, rows, lane));
     }
     if constexpr (HAS_MOMENTS) {
@@ -321,10 +309,9 @@ struct Stripe {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* bias,
-    const float2* x_moments, const float* w_sums,
-    const Half* residual, const float2* r_moments, const float* r_scale, const float* r_shift,
-    Half* y, float2* y_moments, const float* y_scale, int rows) {
-    const Arguments given{bias, x_moments, w_sums, residual, r_moments, r_scale, r_shift, y, y_moments, y_scale};
+    const float2* x_moments, const Half* residual, const float2* r_moments, const float* r_scale,
+    Half* y, float2* y_moments, int rows) {
+    const Arguments given{bias, residual, r_scale, y, y_moments};
     extern __shared__ __align__(1024) unsigned char dynamic[];
     Memory& memory = *reinterpret_cast<Memory*>(dynamic);
     const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
@@ -389,7 +376,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
             multiply(0);
             const Lines lines(x_moments, r_moments, first_row, rows, lane);
             if (STEPS > 1) multiply(1);
-            const float2 line = lines.line(lane);  // beside the tensor cores
+            const Line line = lines.line();  // beside the tensor cores
 #pragma unroll 1
             for (int depth = 2; depth < STEPS; depth++) multiply(depth);
             asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
@@ -404,7 +391,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
                                packed(sixteen[0], sixteen[1]), packed(sixteen[2], sixteen[3]),
                                packed(sixteen[4], sixteen[5]), packed(sixteen[6], sixteen[7]));
             }
-            if (X_NORM || R_NORM) memory.lines[group][warp * PART + lane % PART][lane / PART] = line;
+            if (X_NORM || R_NORM) memory.lines[group][warp * PART + lane % PART] = line;
             __syncwarp();
             if (tile + clusters < tiles) {
                 if (lane == 0) arrive(memory.summed[group]);

@@ -7,6 +7,7 @@ framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from bertc.targets.cuda import products
 from bertc.targets.cuda.compile_kernels import HOPPER, compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering, lowering_of
-from bertc.targets.cuda.plan import ELEMENTS, Kernel, Output, Plan, Step, read_plan
+from bertc.targets.cuda.plan import ELEMENTS, Choices, Kernel, Output, Plan, Step, read_plan
 from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
 from bertc.targets.cuda.tune import TRIED_UP_TO, tuned
 
@@ -93,7 +94,7 @@ def write(
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
     steps, folded = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, folded))
-    choices = ((products.FEW, 1), (0, 0)) if folded and fewest <= products.FEW else ((0, 0),)
+    choices = _choices(lowering.element, fewest) if folded else ((0, 0),)
     plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, {}, folded, choices)
     if architecture == _architecture_here():
         (folder / PLAN).write_text(plan.to_json(), "utf-8")
@@ -102,6 +103,7 @@ def write(
             plan = tuned(session, shapes, progress)
         session.close()
     plan = plan.pruned()
+    plan = replace(plan, weights=_write_weights(_read_by(plan, lowering), folder / WEIGHTS))
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
     for key in compiled.keys() - plan.kernels.keys():
         (folder / compiled[key].file).unlink()
@@ -124,8 +126,7 @@ def refit(
     del names, hashes
     plan = read_plan((old / PLAN).read_text("utf-8"))
     lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, few=True)
-    constants = {name: constant for name, constant in lowering.constants.items() if name in plan.weights}
-    if _write_weights(constants, folder / WEIGHTS) != plan.weights:
+    if _write_weights(_read_by(plan, lowering), folder / WEIGHTS) != plan.weights:
         message = f"`{old}` has its weights in another layout than this bertc gives them"
         raise error("B0516", message, None, "build the bundle again from the new checkpoint")
 
@@ -168,6 +169,14 @@ def _lowered(
     return lowering, folding.steps, outputs
 
 
+def _choices(element: str, fewest: int) -> Choices:
+    """For how many rows norms go along where nothing was timed: for all; in bf16, which has no large tiles that take
+    them, for few."""
+    if element == "f16":
+        return ((0, 1),)
+    return ((products.FEW, 1), (0, 0)) if fewest <= products.FEW else ((0, 0),)
+
+
 def _architecture(wanted: Sequence[str] | None) -> str:
     """The one that is asked for, else that of the GPU here, else Hopper's."""
     if wanted is None:
@@ -197,6 +206,11 @@ def _shapes(spec: Spec) -> list[dict[str, int]]:
         for seq in (profile.seq.smallest, profile.seq.usual, profile.seq.largest)
     }
     return [{"batch": batch, "seq": seq, "tokens": batch * seq} for batch, seq in sorted(pairs)]
+
+
+def _read_by(plan: Plan, lowering: Lowering) -> dict[str, tuple[str, Array]]:
+    """The constants of a lowering that a plan has."""
+    return {name: constant for name, constant in lowering.constants.items() if name in plan.weights}
 
 
 def _write_weights(constants: Mapping[str, tuple[str, Array]], path: Path) -> dict[str, tuple[str, int]]:

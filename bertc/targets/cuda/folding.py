@@ -5,13 +5,14 @@ A norm is folded where all that reads it are such products and the residuals of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bertc.graph import UNUSED, Node
 from bertc.kernels.hopper import GRANULE
-from bertc.targets.cuda.hopper import Folded, cluster_tiles, launch, specialised_tiles
+from bertc.targets.cuda.hopper import CLUSTERED, Folded, cluster_tiles, launch, specialised_tiles
 from bertc.targets.cuda.norms import normed, two
-from bertc.targets.cuda.plan import Place
+from bertc.targets.cuda.plan import Operation, Place
 from bertc.targets.cuda.views import contiguous
 from bertc.types import Shape
 
@@ -79,9 +80,8 @@ def _fits(lowering: Lowering, node: Node) -> bool:
 
 def linear(lowering: Lowering, name: str, product: Linear, y: Place) -> None:
     """A step: y = activation(x · wᵀ + bias)."""
-    lowering.step(
-        name, *([launch(lowering, product, y, tile)] for tile in _tiles(lowering, product.n, product.x.width))
-    )
+    tiles = _tiles(lowering, product.n, product.x.width)
+    _step(lowering, name, [[launch(lowering, product, y, tile)] for tile in tiles])
 
 
 def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node, residual: str) -> None:
@@ -89,22 +89,26 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     _, _, scale, shift = norm.values
     normal = norm.results[0]
     added = lowering.norms.get(residual)
-    beside = added.scaled.place if added else lowering.dense(residual)
+    beside = added.total.place if added else lowering.dense(residual)
     if not (_tiles(lowering, product.n, product.x.width, moments=True) and folds(lowering, norm)):
         place, total = two(lowering, norm)
         summed = total or lowering.buffer(node.key)
         after = normed(lowering, norm, summed, 1, None, None, scale, shift, place, None)
         tiles = _tiles(lowering, product.n, product.x.width)
-        lowering.step(norm.key, *([launch(lowering, product, summed, tile, beside, added), after] for tile in tiles))
+        _step(lowering, norm.key, [[launch(lowering, product, summed, tile, beside, added), after] for tile in tiles])
         return
     shape = norm.types[0].shape
-    scaled = contiguous(f"{normal}.scaled", shape)
-    lowering.memory(scaled.buffer, lowering.element, shape)
+    total = contiguous(f"{normal}.total", shape)
+    lowering.memory(total.buffer, lowering.element, shape)
     moments = lowering.memory(f"{normal}.moments", "f32", (2 * (product.n // GRANULE), *shape[:-1]))
-    folded = Folded(scaled, moments, scale, shift, float(norm.attribute("eps")))
+    folded = Folded(total, moments, scale, shift, float(norm.attribute("eps")))
     tiles = _tiles(lowering, product.n, product.x.width, moments=True)
-    lowering.step(norm.key, *([launch(lowering, product, scaled.place, tile, beside, added, folded)] for tile in tiles))
+    _step(lowering, norm.key, [[launch(lowering, product, total.place, tile, beside, added, folded)] for tile in tiles])
     lowering.norms[normal] = folded
+
+
+def _step(lowering: Lowering, name: str, ways: Sequence[Sequence[Operation]]) -> None:
+    lowering.step(name, *ways, choices=((CLUSTERED, 0), (0, len(ways) - 1)))
 
 
 def _tiles(lowering: Lowering, n: int, k: int, *, moments: bool = False) -> list[dict[str, int]]:

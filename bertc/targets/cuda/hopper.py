@@ -1,6 +1,6 @@
 """Products by kernels of Hopper's own: the tiles that they are offered in, their launches, and the norms around them.
 
-A norm that no kernel takes is a sum, scaled, and each row's moments; products make it of those (linear_cluster.cu).
+A norm that no kernel takes is a sum and each row's moments; products make it of those (linear_cluster.cu).
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from bertc.kernels.hopper import DEPTH, GRANULE
 from bertc.kernels.linear_cluster import shared_bytes
 from bertc.kernels.linear_cluster import warps as cluster_warps
 from bertc.kernels.linear_specialised import warps as specialised_warps
-from bertc.ops import Array
 from bertc.targets.cuda.norms import parameter
-from bertc.targets.cuda.plan import ELEMENTS, Launch, Place, Size, Tiles
+from bertc.targets.cuda.plan import Launch, Place, Size, Tiles
 from bertc.targets.cuda.views import Layout
 
 if TYPE_CHECKING:
@@ -48,11 +47,15 @@ SPECIALISED = (
     (128, 256, 3, 2),
     (192, 192, 3, 1),
     (192, 128, 4, 1),
-    (192, 128, 4, 2),
     (128, 192, 4, 2),
+    (192, 128, 4, 2),
 )
 """ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
-powers of two would leave multiprocessors idle."""
+powers of two would leave multiprocessors idle. The last is taken where nothing was timed: its columns divide most
+widths."""
+
+CLUSTERED = 512
+"""Rows up to which clusters are taken where nothing was timed: above, large tiles fill the GPU."""
 
 MULTIPROCESSORS = 132
 """Of an H100 or H200 (SXM): how many programs share the tiles."""
@@ -62,8 +65,8 @@ MULTIPROCESSORS = 132
 class Folded:
     """scale · (total - mean) / √(var + eps) + shift, as what its readers make it of."""
 
-    scaled: Layout
-    """scale · total, [*names, n]."""
+    total: Layout
+    """[*names, n]."""
     moments: Place
     """float32 [n / GRANULE, rows, 2]: the mean of each granule of a row, and its sum of squares around that."""
     scale: str
@@ -112,7 +115,7 @@ def launch(
     """The kernel of a product, of x or of x's norm. `added`: the norm that the residual is made to; `norm`: what the
     product leaves of its own."""
     x, n, folded = product.x, product.n, product.norm
-    bias, w_sums = _constants(lowering, product)
+    w, bias = _constants(lowering, product, added)
     given: dict[str, Any] = {"ELEMENT": lowering.element, "N": n, "K": x.width, **tile}
     given |= {"ACTIVATION": product.activation, "X_NORM": folded is not None, "R_NORM": added is not None}
     given |= {"HAS_RESIDUAL": residual is not None, "HAS_MOMENTS": norm is not None}
@@ -120,14 +123,11 @@ def launch(
     is_cluster, rows = "SPLIT" in tile, product.rows
     columns = tile["COLUMNS"] if is_cluster else tile["COLUMNS"] // tile["SHARED"]
     given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (tile["ROWS"], DEPTH))
-    given["w"] = Tiles(Place(product.w), Size(n), x.width, Size(x.width), (columns, DEPTH))
-    given |= {"bias": bias, "w_sums": w_sums, "x_moments": folded.moments if folded else bias}
-    given["residual"] = residual or y
+    given["w"] = Tiles(w, Size(n), x.width, Size(x.width), (columns, DEPTH))
+    given |= {"bias": bias, "x_moments": folded.moments if folded else bias, "residual": residual or y}
     given |= {"r_moments": added.moments if added else bias}
     given |= {"r_scale": parameter(lowering, added.scale) if added else bias}
-    given |= {"r_shift": parameter(lowering, added.shift) if added else bias}
     given |= {"y": y, "y_moments": norm.moments if norm else bias, "rows": rows}
-    given["y_scale"] = parameter(lowering, norm.scale) if norm else bias
     writes = [y.name, *([norm.moments.name] if norm else [])]
     if not is_cluster:
         warps = specialised_warps(tile)
@@ -139,22 +139,28 @@ def launch(
     return lowering.launch("linear_cluster", "linear_cluster", grid, cluster_warps(tile), writes, **given)
 
 
-def _constants(lowering: Lowering, product: Linear) -> tuple[Place, Place]:
-    """The bias in float32, and what the mean of a norm is multiplied by: with x = norm(total),
-    bias + w · shift and w · scale."""
-    folded, w = product.norm, product.w
-    bias = f"{w} + {product.bias}" + (f" + {w} · {folded.shift}" if folded else "")
-    sums = f"{w} · {folded.scale}" if folded else bias
-    if bias not in lowering.constants:
-        own = lowering.float32(product.bias) if product.bias else np.zeros(product.n, np.float32)
-        added = _stored(lowering, w) @ lowering.float32(folded.shift) if folded else 0.0
-        lowering.constants[bias] = ("f32", own + added)
-    if folded and sums not in lowering.constants:
-        lowering.constants[sums] = ("f32", _stored(lowering, w) @ lowering.float32(folded.scale))
-    return Place(bias), Place(sums)
+def _constants(lowering: Lowering, product: Linear, added: Folded | None) -> tuple[Place, Place]:
+    """The weight that a product multiplies by, and in float32 what it adds to every row: the bias, w · shift of x's
+    norm, and shift of the norm that is added."""
+    w, folded = product.w, product.norm
+    name = f"{w} + {product.bias}"
+    name += (f" + {w} · {folded.shift}" if folded else "") + (f" + {added.shift}" if added else "")
+    if name not in lowering.constants:
+        bias = lowering.float32(product.bias) if product.bias else np.zeros(product.n, np.float32)
+        if folded:
+            bias = bias + lowering.constants[w][1] @ lowering.float32(folded.shift)
+        if added:
+            bias = bias + lowering.float32(added.shift)
+        lowering.constants[name] = ("f32", bias)
+    return _centred(lowering, w, folded.scale) if folded else Place(w), Place(name)
 
 
-def _stored(lowering: Lowering, w: str) -> Array:
-    """A weight as the kernel reads it, rounded, so that a row's mean goes out of it exactly."""
-    element, values = lowering.constants[w]
-    return values.astype(ELEMENTS[element]).astype(np.float32)
+def _centred(lowering: Lowering, w: str, scale: str) -> Place:
+    """ŵ[n, k] = v[n, k] - mean of v[n, :] with v[n, k] = w[n, k] · scale[k]: total · ŵᵀ has nothing of a row's mean
+    but what rounding leaves. It is rounded once, when it is written."""
+    name = f"{w} · {scale}, centred"
+    if name not in lowering.constants:
+        element, given = lowering.constants[w]
+        scaled = given * lowering.float32(scale)
+        lowering.constants[name] = (element, scaled - scaled.mean(1, keepdims=True))
+    return Place(name)

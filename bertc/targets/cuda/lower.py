@@ -31,6 +31,7 @@ from bertc.targets.cuda.plan import (
     Size,
     Step,
     Tiles,
+    places_of,
 )
 from bertc.targets.cuda.views import Layout, View, contiguous, product
 from bertc.types import BITS, FLOATS, Dim, Shape
@@ -237,8 +238,7 @@ class Lowering:
         self.sources[source.key] = source
         first, second, third = (*grid, Size(1), Size(1))[:3]
         values: tuple[Argument, ...] = tuple(value for _, value in arguments)
-        places = [value.place if isinstance(value, Tiles) else value for value in values]
-        touched = [place.name for place in places if isinstance(place, Place) and place.name in self.buffers]
+        touched = [place.name for place in places_of(values) if place.name in self.buffers]
         reads = tuple(name for name in dict.fromkeys(touched) if name not in writes)
         return Launch(source.key, (first, second, third), values, reads, tuple(writes))
 

@@ -79,6 +79,12 @@ class Tiles:
 Argument = Place | Size | Tiles
 
 
+def places_of(arguments: Sequence[Argument]) -> tuple[Place, ...]:
+    """The addresses among what a kernel is given."""
+    places = (each.place if isinstance(each, Tiles) else each for each in arguments)
+    return tuple(place for place in places if isinstance(place, Place))
+
+
 @dataclass(frozen=True)
 class Buffer:
     """Device memory for `size` elements."""
@@ -97,6 +103,10 @@ class Launch:
     reads: tuple[str, ...]
     """Buffers; weights are not counted."""
     writes: tuple[str, ...]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return places_of(self.arguments)
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,10 @@ class Product:
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.x.name, *([self.residual.name] if self.residual else []))
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(place for place in (self.x, self.w, self.y, self.bias, self.residual) if place)
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -220,18 +234,20 @@ class Plan:
         return (self.steps, self.folded)[chosen(self.choices, rows)]
 
     def pruned(self) -> Plan:
-        """The plan that does the same with nothing besides: without the steps, the ways and the kernels that it takes
-        for no number of rows."""
+        """The plan that does the same with nothing besides: without the steps, the ways, the kernels and the weights
+        that it takes for no number of rows. Those that are left lie where they did."""
         spans = list(zip(self.choices, spans_of(self.choices), strict=True))
         taken = [[span for (_, index), span in spans if index == wanted] for wanted in (0, 1)]
         steps, folded = (
             tuple(step.within(rows) for step in of if rows)
             for of, rows in zip((self.steps, self.folded), taken, strict=True)
         )
-        ways = [way for step in (*steps, *folded) for way in step.ways]
-        launched = {operation.kernel for way in ways for operation in way if isinstance(operation, Launch)}
+        operations = [operation for step in (*steps, *folded) for way in step.ways for operation in way]
+        launched = {operation.kernel for operation in operations if isinstance(operation, Launch)}
         kernels = {name: kernel for name, kernel in self.kernels.items() if name in launched}
-        return replace(self, steps=steps, folded=folded, kernels=kernels)
+        read = {place.name for operation in operations for place in operation.places}
+        weights = {name: at for name, at in self.weights.items() if name in read}
+        return replace(self, steps=steps, folded=folded, kernels=kernels, weights=weights)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"

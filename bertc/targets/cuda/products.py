@@ -126,7 +126,7 @@ def _any_float(lowering: Lowering, value: str) -> View:
 def _operand(lowering: Lowering, value: str) -> tuple[View, Folded | None]:
     """A value as rows that products take, and where it is a folded norm the rows that this is made of."""
     folded = lowering.norms.get(value)
-    return (lowering.rows_in(value, folded.scaled) if folded else _aligned(lowering, value)), folded
+    return (lowering.rows_in(value, folded.total) if folded else _aligned(lowering, value)), folded
 
 
 def _aligned(lowering: Lowering, value: str) -> View:

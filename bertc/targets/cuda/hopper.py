@@ -14,8 +14,9 @@ from bertc.kernels.hopper import DEPTH, GRANULE
 from bertc.kernels.linear_cluster import shared_bytes
 from bertc.kernels.linear_cluster import warps as cluster_warps
 from bertc.kernels.linear_specialised import warps as specialised_warps
+from bertc.ops import Array
 from bertc.targets.cuda.norms import parameter
-from bertc.targets.cuda.plan import Launch, Place, Size, Tiles
+from bertc.targets.cuda.plan import ELEMENTS, Launch, Place, Size, Tiles
 from bertc.targets.cuda.views import Layout
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ widths."""
 
 CLUSTERED = 512
 """Rows up to which clusters are taken where nothing was timed: above, large tiles fill the GPU."""
+
+CENTRINGS = 3
+"""Times that a weight is centred: rounding brings a mean back, of which the second and the third leave a seventh."""
 
 MULTIPROCESSORS = 132
 """Of an H100 or H200 (SXM): how many programs share the tiles."""
@@ -156,11 +160,18 @@ def _constants(lowering: Lowering, product: Linear, added: Folded | None) -> tup
 
 
 def _centred(lowering: Lowering, w: str, scale: str) -> Place:
-    """ŵ[n, k] = v[n, k] - mean of v[n, :] with v[n, k] = w[n, k] · scale[k]: total · ŵᵀ has nothing of a row's mean
-    but what rounding leaves. It is rounded once, when it is written."""
+    """ŵ for a product of a norm with that scale: total · ŵᵀ has nothing of a row's mean."""
     name = f"{w} · {scale}, centred"
     if name not in lowering.constants:
-        element, given = lowering.constants[w]
-        scaled = given * lowering.float32(scale)
-        lowering.constants[name] = (element, scaled - scaled.mean(1, keepdims=True))
+        element, values = lowering.constants[w]
+        lowering.constants[name] = (element, centred(values * lowering.float32(scale), element))
     return Place(name)
+
+
+def centred(values: Array, element: str) -> Array:
+    """Each row without its mean, as it will be once it is rounded to the element: what rounding brings back is taken
+    away as well."""
+    mean = np.zeros((len(values), 1), values.dtype)
+    for _ in range(CENTRINGS):
+        mean += (values - mean).astype(ELEMENTS[element]).mean(1, dtype=values.dtype, keepdims=True)
+    return values - mean

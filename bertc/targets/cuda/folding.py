@@ -1,6 +1,7 @@
 """Norms that products take along, by kernels of Hopper's own.
 
 A norm is folded where all that reads it are such products and the residuals of such products. Then no kernel takes it.
+Its sum stays, also for residuals that read just that, as where norms stand in front of layers.
 """
 
 from __future__ import annotations
@@ -42,11 +43,10 @@ def is_vector(lowering: Lowering, value: str, n: int) -> bool:
 
 def folds(lowering: Lowering, norm: Node) -> bool:
     """Whether all that reads a norm of a product's sum can make it of the sum."""
-    normal, total = norm.results
+    normal, _ = norm.results
     graph, n = lowering.graph, int(norm.types[0].shape[-1])
-    readers = graph.users(normal)
-    unread = total == UNUSED and not graph.is_output(normal)
-    return unread and n % GRANULE == 0 and all(_takes(lowering, reader, normal) for reader in readers)
+    is_inside = normal != UNUSED and not graph.is_output(normal)
+    return is_inside and n % GRANULE == 0 and all(_takes(lowering, reader, normal) for reader in graph.users(normal))
 
 
 def _takes(lowering: Lowering, reader: Node, value: str) -> bool:
@@ -97,9 +97,11 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
         tiles = _tiles(lowering, product.n, product.x.width)
         _step(lowering, norm.key, [[launch(lowering, product, summed, tile, beside, added), after] for tile in tiles])
         return
-    shape = norm.types[0].shape
-    total = contiguous(f"{normal}.total", shape)
+    read, shape = norm.results[1], norm.types[0].shape
+    total = contiguous(f"{normal}.total" if read == UNUSED else read, shape)
     lowering.memory(total.buffer, lowering.element, shape)
+    if read != UNUSED:
+        lowering.layouts[read] = total
     moments = lowering.memory(f"{normal}.moments", "f32", (2 * (product.n // GRANULE), *shape[:-1]))
     folded = Folded(total, moments, scale, shift, float(norm.attribute("eps")))
     tiles = _tiles(lowering, product.n, product.x.width, moments=True)

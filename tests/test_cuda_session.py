@@ -32,7 +32,7 @@ from bertc.targets.cuda import session as session_module
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import INPUTS, Operation, Plan
-from bertc.targets.cuda.session import PLAN, WEIGHTS, Session
+from bertc.targets.cuda.session import PLAN, WEIGHTS, Session, bucket
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # rows of padding overflow in the interpreter
 
@@ -448,3 +448,11 @@ def test_a_gpu_that_is_not_there(driver: Driver, number: int) -> None:
     with pytest.raises(BertcError, match=f"there is no GPU {number}: this machine has 2, counted from 0") as caught:
         Device(number)
     assert (caught.value.diagnostics[0].code, caught.value.exit_code) == ("B0513", 4)
+
+
+@pytest.mark.parametrize(
+    ("count", "rounded"), [(1, 16), (17, 32), (513, 544), (1025, 1088), (16385, 17408), (41780, 41984)]
+)
+def test_buckets(count: int, rounded: int) -> None:
+    """One of 32 parts of the power of two above, of 16 tokens at least and 1024 at most."""
+    assert bucket(count) == rounded

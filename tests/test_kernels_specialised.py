@@ -24,7 +24,7 @@ from bertc.kernels.linear_specialised import CONSTANTS, warps
 from bertc.ops import Array
 from bertc.targets.cuda.compile_kernels import Source, compile_kernels
 from bertc.targets.cuda.driver import Device
-from bertc.targets.cuda.hopper import MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED
+from bertc.targets.cuda.hopper import MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED, rounds
 from bertc.targets.cuda.plan import Kernel
 
 SIZES = ((768, 192), (1024, 1024), (832, 64))
@@ -136,3 +136,14 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
             assert (np.abs(moments - wanted)[..., 0] <= most).all()
             spread = 2 * np.sqrt(GRANULE * wanted[..., 1]) * most + GRANULE * most**2
             assert (np.abs(moments - wanted)[..., 1] <= spread + 2e-5 * wanted[..., 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "n", "best"), [(1024, 768, 24576), (3072, 1024, 24576), (3072, 3072, 73728), (49152, 768, 294912)]
+)
+def test_rounds(rows: int, n: int, best: int) -> None:
+    """What the best of the tiles takes: at 3072 rows 1024 columns are 128 tiles of 192 × 128, which is one round, and
+    3072 are two of 192 × 192; 49152 rows of 768 columns are nine of 128 × 256."""
+    names = ("ROWS", "COLUMNS", "STAGES", "SHARED")
+    tiles: list[dict[str, int]] = [dict(zip(names, tile, strict=True)) for tile in SPECIALISED]
+    assert min(rounds(tile, n, rows) for tile in tiles) == best

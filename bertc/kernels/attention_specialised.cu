@@ -172,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
     const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = __shfl_sync(~0u, thread / 32, 0);
 
     if (threadIdx.x == 0) {
-        for (int of = 0; of < 2; of++) start(memory.asked[of], 1), start(memory.answered[of], GROUPS);
+        for (int of = 0; of < 2; of++) start(memory.asked[of], 1), start(memory.answered[of], 4 * GROUPS);
         for (int stage = 0; stage < STAGES; stage++) {
             start(memory.keys_loaded[stage], 1), start(memory.keys_used[stage], GROUPS);
             start(memory.values_loaded[stage], 1), start(memory.values_used[stage], GROUPS);
@@ -232,10 +232,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
             asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         }
         asm volatile("wgmma.wait_group.sync.aligned 0;" : MIXED :: "memory");
-        if (thread == 0) {
-            if (at.length > 0) arrive(memory.values_used[(step - 1) % STAGES]);
-            arrive(memory.answered[turn % 2]);
-        }
+        if (thread == 0 && at.length > 0) arrive(memory.values_used[(step - 1) % STAGES]);
+        if (lane == 0) arrive(memory.answered[turn % 2]);  // each warp: without keys none has waited for the others
         store(memory.context[group], mixed, softmax, at, given, group, warp, lane);
     });
 }

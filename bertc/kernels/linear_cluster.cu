@@ -11,8 +11,8 @@
 // weight, since it is linear in y: with v[n, k] = w[n, k] · scale[k], and a weight ŵ whose rows add up to 0,
 //     norm(y) · wᵀ = y · ŵᵀ / deviation + w · shift,        ŵ[n, k] = v[n, k] - mean of v[n, :],
 // whose last term is in the bias that the kernel is given; so is shift where the norm is the residual, which leaves
-// (y - mean) / deviation · scale. In f16 |y| has to stay below 65520: beyond, it is infinite, and what readers make of
-// its row infinite or NaN. y is rounded by up to 2⁻¹¹ · |y|, which they divide by the deviation as well; a row of ŵ adds
+// (y - mean) / deviation · scale. In f16 |y| and |ŵ| have to stay below 65520: beyond, they are infinite, and what readers
+// make of a row, or all rows of a column, infinite or NaN. y is rounded by up to 2⁻¹¹ · |y|, which they divide by the deviation as well; a row of ŵ adds
 // up to 0 as it is stored, so that what its rounding costs does not grow with the mean.
 //
 // linear_cluster.py says what the compiler is given in front of this. Needs compute capability 9.0. Instructions:

@@ -31,6 +31,8 @@ constexpr int MULTIPLYING = (START * (GROUPS + 1) - HELPING) / GROUPS / 8 * 8;
 
 static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 && N % STRIPE == 0);
 static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
+static_assert(STRIPES >= HELPERS || GROUPS * STRIPES % HELPERS == 0, "a helper has stripes of a group in all tiles or none");
+static_assert(HAS_RESIDUAL || !R_NORM, "a norm is the residual's");
 static_assert(W_BYTES / SHARED % 1024 == 0, "parts of w begin where the swizzle does");
 
 // Of a row's norms: x's multiplies the sum, the residual's makes residual.x * value + residual.y of a value.
@@ -164,7 +166,7 @@ __device__ void release(u64& used, int thread) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" :: "r"(in_block(shared(&used), thread)) : "memory");
 }
 
-// Those of PART rows, two lanes each. Moments are asked for some time before.
+// The lines of PART rows, two lanes each. Their moments are asked for some time before.
 struct Lines {
     Moments<K, 2> x;
     Moments<N, 2> residual;
@@ -179,7 +181,7 @@ struct Lines {
     }
 };
 
-// PART rows of a stripe, the first of both. 8 lanes have a row, 8 columns each, in TURNS turns of four rows.
+// PART rows of a stripe, by its first row and column. 8 lanes have a row, 8 columns each, in TURNS turns of four rows.
 struct Piece {
     int row, column;
 
@@ -217,7 +219,7 @@ struct Columns {
         : base(given.bias + first), r_scale(given.r_scale + first, R_NORM) {}
 };
 
-// Sums of a piece, and the lines of its rows: all on their way before any is used.
+// Sums of a piece, and the lines of its rows: asked for together, as far as there are registers.
 struct Sums {
     uint4 of[TURNS];
     Line lines[TURNS];

@@ -24,7 +24,7 @@ from bertc.targets.cuda import products
 from bertc.targets.cuda.compile_kernels import HOPPER, compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering, lowering_of
-from bertc.targets.cuda.plan import ELEMENTS, Choices, Kernel, Output, Plan, Step, read_plan
+from bertc.targets.cuda.plan import ELEMENTS, Choices, Kernel, Launch, Output, Plan, Step, read_plan
 from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
 from bertc.targets.cuda.tune import TRIED_UP_TO, tuned
 
@@ -94,7 +94,7 @@ def write(
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
     steps, folded = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, folded))
-    choices = _choices(lowering.element, fewest) if folded else ((0, 0),)
+    choices = _choices(folded, fewest) if folded else ((0, 0),)
     plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, {}, folded, choices)
     if architecture == _architecture_here():
         (folder / PLAN).write_text(plan.to_json(), "utf-8")
@@ -169,10 +169,11 @@ def _lowered(
     return lowering, folding.steps, outputs
 
 
-def _choices(element: str, fewest: int) -> Choices:
-    """For how many rows norms go along where nothing was timed: for all; in bf16, which has no large tiles that take
-    them, for few."""
-    if element == "f16":
+def _choices(folded: Sequence[Step], fewest: int) -> Choices:
+    """For how many rows norms go along where nothing was timed: for all; for few where there are no large tiles that
+    take them, as in bf16 and of a width of 320."""
+    ends = [operation for step in folded for operation in step.ways[-1] if isinstance(operation, Launch)]
+    if not any(operation.kernel.startswith("linear_cluster-") for operation in ends):
         return ((0, 1),)
     return ((products.FEW, 1), (0, 0)) if fewest <= products.FEW else ((0, 0),)
 

@@ -6,12 +6,12 @@ Its sum stays, also for residuals that read just that, as where norms stand in f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bertc.graph import UNUSED, Node
 from bertc.kernels.hopper import GRANULE
-from bertc.targets.cuda.hopper import CLUSTERED, Folded, cluster_tiles, launch, specialised_tiles
+from bertc.targets.cuda.hopper import CLUSTERED, COUNTED, Folded, cluster_tiles, launch, rounds, specialised_tiles
 from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Operation, Place
 from bertc.targets.cuda.views import contiguous
@@ -81,7 +81,7 @@ def _fits(lowering: Lowering, node: Node) -> bool:
 def linear(lowering: Lowering, name: str, product: Linear, y: Place) -> None:
     """A step: y = activation(x · wᵀ + bias)."""
     tiles = _tiles(lowering, product.n, product.x.width)
-    _step(lowering, name, [[launch(lowering, product, y, tile)] for tile in tiles])
+    _step(lowering, name, product.n, tiles, [[launch(lowering, product, y, tile)] for tile in tiles])
 
 
 def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node, residual: str) -> None:
@@ -95,7 +95,8 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
         summed = total or lowering.buffer(node.key)
         after = normed(lowering, norm, summed, 1, None, None, scale, shift, place, None)
         tiles = _tiles(lowering, product.n, product.x.width)
-        _step(lowering, norm.key, [[launch(lowering, product, summed, tile, beside, added), after] for tile in tiles])
+        ways = [[launch(lowering, product, summed, tile, beside, added), after] for tile in tiles]
+        _step(lowering, norm.key, product.n, tiles, ways)
         return
     read, shape = norm.results[1], norm.types[0].shape
     total = contiguous(f"{normal}.total" if read == UNUSED else read, shape)
@@ -105,12 +106,19 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     moments = lowering.memory(f"{normal}.moments", "f32", (2 * (product.n // GRANULE), *shape[:-1]))
     folded = Folded(total, moments, scale, shift, float(norm.attribute("eps")))
     tiles = _tiles(lowering, product.n, product.x.width, moments=True)
-    _step(lowering, norm.key, [[launch(lowering, product, total.place, tile, beside, added, folded)] for tile in tiles])
+    ways = [[launch(lowering, product, total.place, tile, beside, added, folded)] for tile in tiles]
+    _step(lowering, norm.key, product.n, tiles, ways)
     lowering.norms[normal] = folded
 
 
-def _step(lowering: Lowering, name: str, ways: Sequence[Sequence[Operation]]) -> None:
-    lowering.step(name, *ways, choices=((CLUSTERED, 0), (0, len(ways) - 1)))
+def _step(
+    lowering: Lowering, name: str, n: int, tiles: Sequence[Mapping[str, int]], ways: Sequence[Sequence[Operation]]
+) -> None:
+    """A step of one way for each tile, the clusters' in front. Where nothing is timed, the first of few rows; of many
+    the large tile that takes least by count."""
+    large = [way for way, tile in enumerate(tiles) if "SPLIT" not in tile]
+    choices = [(rows, min(large, key=lambda way: rounds(tiles[way], n, rows))) for rows in COUNTED] if large else []
+    lowering.step(name, *ways, choices=((CLUSTERED, 0), *choices[:-1], (0, choices[-1][1] if choices else 0)))
 
 
 def _tiles(lowering: Lowering, n: int, k: int, *, moments: bool = False) -> list[dict[str, int]]:

@@ -5,6 +5,7 @@ A norm that no kernel takes is a sum and each row's moments; products make it of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,22 +45,25 @@ of the next kernel find room beside these."""
 
 
 SPECIALISED = (
-    (128, 256, 3, 1),
     (128, 256, 3, 2),
+    (128, 256, 3, 1),
     (192, 192, 3, 1),
+    (192, 128, 4, 2),
     (192, 128, 4, 1),
     (128, 192, 4, 2),
-    (192, 128, 4, 2),
 )
 """ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
-powers of two would leave multiprocessors idle. The last is taken where nothing was timed: its columns divide most
-widths."""
+powers of two would leave multiprocessors idle."""
 
 CLUSTERED = 512
-"""Rows up to which clusters are taken where nothing was timed: above, large tiles fill the GPU."""
+"""Rows up to which clusters are taken where nothing was timed."""
+
+COUNTED = (1024, 2048, 4096, 8192, 65536)
+"""Rows that large tiles are chosen for, by count, where nothing was timed."""
 
 CENTRINGS = 3
-"""Times that a weight is centred: rounding brings a mean back, of which the second and the third leave a seventh."""
+"""Times that a weight is centred: rounding brings a mean back, of which the second and the third leave a fourth to
+a ninth."""
 
 MULTIPROCESSORS = 132
 """Of an H100 or H200 (SXM): how many programs share the tiles."""
@@ -105,6 +109,12 @@ def specialised_tiles(n: int, k: int) -> list[dict[str, int]]:
     names = ("ROWS", "COLUMNS", "STAGES", "SHARED")
     tiles: list[dict[str, int]] = [dict(zip(names, tile, strict=True)) for tile in SPECIALISED]
     return [tile for tile in tiles if 8 * (-n % tile["COLUMNS"]) <= n]
+
+
+def rounds(tile: Mapping[str, int], n: int, rows: int) -> int:
+    """What a large tile takes for so many rows by count: rounds of all multiprocessors, times the entries of a tile."""
+    tiles = -(-rows // (tile["ROWS"] * tile["SHARED"])) * -(-n // tile["COLUMNS"]) * tile["SHARED"]
+    return -(-tiles // MULTIPROCESSORS) * tile["ROWS"] * tile["COLUMNS"]
 
 
 def launch(

@@ -40,9 +40,9 @@ from bertc.types import BITS
 
 PLAN, WEIGHTS = "plan.json", "weights.bin"
 
-BUCKETS = 64
-"""Packed tokens, and the longest of their sequences, are counted in so many parts of the power of two above them: few
-enough graphs, and no more than a thirty-second of the rows idle."""
+BUCKETS, LARGEST_STEP = 32, 1024
+"""Packed tokens, and the longest of their sequences, are counted in so many parts of the power of two above them, of
+LARGEST_STEP at most: few enough graphs, and no more than a sixteenth of the rows idle, of 40 000 a fortieth."""
 
 ALIGNMENT = 256
 """Bytes; what kernels are compiled to expect of every address is 16, what copies like is more."""
@@ -315,8 +315,8 @@ def _is_per_token(output: Output) -> bool:
 
 
 def bucket(count: int) -> int:
-    """The count rounded up to a multiple of 16 that is one of BUCKETS parts of the power of two above it."""
-    step = max(16, (1 << (count - 1).bit_length()) // BUCKETS)
+    """The count rounded up to a multiple of 16 that is one of BUCKETS parts of the power of two above it, or more."""
+    step = min(max(16, (1 << (count - 1).bit_length()) // BUCKETS), LARGEST_STEP)
     return -(-count // step) * step
 
 

@@ -12,8 +12,8 @@
 //     norm(y) · wᵀ = y · ŵᵀ / deviation + w · shift,        ŵ[n, k] = v[n, k] - mean of v[n, :],
 // whose last term is in the bias that the kernel is given; so is shift where the norm is the residual, which leaves
 // (y - mean) / deviation · scale. In f16 |y| and |ŵ| have to stay below 65520: beyond, they are infinite, and what readers
-// make of a row, or all rows of a column, infinite or NaN. y is rounded by up to 2⁻¹¹ · |y|, which they divide by the deviation as well; a row of ŵ adds
-// up to 0 as it is stored, so that what its rounding costs does not grow with the mean.
+// make of a row, or all rows of a column, infinite or NaN. y is rounded by up to 2⁻¹¹ · |y|, which they divide by the
+// deviation as well; a row of ŵ adds up to 0 as it is stored, so that what its rounding costs does not grow with the mean.
 //
 // linear_cluster.py says what the compiler is given in front of this. Needs compute capability 9.0. Instructions:
 // https://docs.nvidia.com/cuda/parallel-thread-execution/

@@ -31,7 +31,7 @@ constexpr int MULTIPLYING = (START * (GROUPS + 1) - HELPING) / GROUPS / 8 * 8;
 
 static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 && N % STRIPE == 0);
 static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
-static_assert(STRIPES >= HELPERS || GROUPS * STRIPES % HELPERS == 0, "a helper has a group's stripes in all tiles or none");
+static_assert(STRIPES >= HELPERS || GROUPS * STRIPES % HELPERS == 0, "a helper has a group's stripes in all tiles");
 static_assert(HAS_RESIDUAL || !R_NORM, "a norm is the residual's");
 static_assert(W_BYTES / SHARED % 1024 == 0, "parts of w begin where the swizzle does");
 

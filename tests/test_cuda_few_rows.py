@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import weights_of
-from test_cuda import wide_spec
+from test_cuda import norms_in_products, wide_spec
 from test_cuda_session import HostDevice, InterpretedSession, NoProducts
 from test_refit import checkpoint, files_of, refusal, uncompiled
 
@@ -22,6 +22,7 @@ from bertc.shapes import Profile, Range
 from bertc.spec import Spec
 from bertc.targets.cuda import _write_weights
 from bertc.targets.cuda import session as session_module
+from bertc.targets.cuda.hopper import rounds
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import Choices, Launch, Operation, Plan, read_plan
 from bertc.targets.cuda.session import PLAN, WEIGHTS
@@ -213,11 +214,34 @@ def test_untimed_norms_go_along(
 
 @pytest.mark.parametrize(("rows", "kernel"), [(512, "linear_cluster"), (513, "linear_specialised")])
 def test_untimed_products_of_norms(rows: int, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By clusters of few rows, by warps with roles of many: all but the heads'."""
+    """By clusters of few rows, by warps with roles of many."""
     plan = build(tmp_path / "x", monkeypatch, None, random_seed=0)
     taken = [op.kernel for step in plan.taken(rows) for op in step.way(rows) if isinstance(op, Launch)]
     products = [name.split("-")[0] for name in taken if name.startswith("linear_")]
     assert products == [kernel] * 8
+
+
+@pytest.mark.parametrize("rows", [513, 1024, 3000, 50_000])
+def test_untimed_tiles(rows: int) -> None:
+    """Of many rows each product takes the tile of fewest rounds, for the number of rows that is counted next."""
+    counted = next(limit for limit in (1024, 2048, 4096, 8192, 65536) if rows <= limit)
+    spec = wide_spec(precision="fp16")
+    spec = replace(spec, sizes={**spec.sizes, "hidden": 768, "embedding_size": 768})
+    _, lowering, _ = norms_in_products(spec, weights_of(elaborate(spec)))
+    seen = 0
+    for step in lowering.steps:
+        tiles = [constants for way in step.ways if "SHARED" in (constants := fixed(lowering, way))]
+        large = [tile for tile in tiles if "SPLIT" not in tile]
+        if large:
+            taken = fixed(lowering, step.way(rows))
+            assert rounds(taken, taken["N"], counted) == min(rounds(tile, tile["N"], counted) for tile in large)
+            seen += 1
+    assert seen
+
+
+def fixed(lowering: Lowering, way: Sequence[Operation]) -> dict[str, Any]:
+    """What the first kernel of a way is compiled for."""
+    return dict(lowering.sources[way[0].kernel].constants) if isinstance(way[0], Launch) else {}
 
 
 @pytest.mark.parametrize("few_up_to", [None, 0, 32])

@@ -19,12 +19,12 @@ from test_kernels import BITS, DEVICE, nothing, wide
 from test_kernels_of_clusters import FORMS, arguments
 
 from bertc.errors import BertcError
-from bertc.kernels.hopper import GRANULE, PARAMETERS
+from bertc.kernels.hopper import DEPTH, GRANULE, PARAMETERS
 from bertc.kernels.linear_specialised import CONSTANTS, warps
 from bertc.ops import Array
 from bertc.targets.cuda.compile_kernels import Source, compile_kernels
 from bertc.targets.cuda.driver import Device
-from bertc.targets.cuda.hopper import MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED, rounds
+from bertc.targets.cuda.hopper import MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED, rounds, specialised_tiles
 from bertc.targets.cuda.plan import Kernel
 
 SIZES = ((768, 192), (1024, 1024), (832, 64))
@@ -144,6 +144,4 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
 def test_rounds(rows: int, n: int, best: int) -> None:
     """What the best of the tiles takes: at 3072 rows 1024 columns are 128 tiles of 192 × 128, which is one round, and
     3072 are two of 192 × 192; 49152 rows of 768 columns are nine of 128 × 256."""
-    names = ("ROWS", "COLUMNS", "STAGES", "SHARED")
-    tiles: list[dict[str, int]] = [dict(zip(names, tile, strict=True)) for tile in SPECIALISED]
-    assert min(rounds(tile, n, rows) for tile in tiles) == best
+    assert min(rounds(tile, n, rows) for tile in specialised_tiles(n, DEPTH)) == best

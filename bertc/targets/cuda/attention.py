@@ -15,7 +15,7 @@ from bertc.ops import rotary_factors
 from bertc.passes.pack_sequences import counts_tokens
 from bertc.targets.cuda.compile_kernels import HOPPER
 from bertc.targets.cuda.elementwise import blocks, fixed, number, pointwise, power, strides
-from bertc.targets.cuda.hopper import MULTIPROCESSORS
+from bertc.targets.cuda.hopper import FEW, MULTIPROCESSORS
 from bertc.targets.cuda.plan import INPUTS, Launch, Place, Size, Tiles
 from bertc.targets.cuda.views import ZERO, Layout, View, contiguous, product, with_axes
 
@@ -31,9 +31,6 @@ HEAD_SIZES = (16, 32, 64, 128)
 
 SPECIALISED = ((3, 128, 3), (2, 128, 4))
 """GROUPS, KEYS and STAGES of the kernel whose warps have roles: sequences of 384 and of 128 tokens are whole tiles."""
-
-FEW = 512
-"""Tokens up to which small tiles are taken where nothing was timed: above, large ones fill the GPU."""
 
 COLUMNS = 1024
 """Entries of a row of scores or of a mask that a program has at once."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bertc.graph import UNUSED, Node
 from bertc.kernels.hopper import GRANULE
-from bertc.targets.cuda.hopper import CLUSTERED, COUNTED, Folded, cluster_tiles, launch, rounds, specialised_tiles
+from bertc.targets.cuda.hopper import COUNTED, FEW, Folded, cluster_tiles, launch, rounds, specialised_tiles
 from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Operation, Place
 from bertc.targets.cuda.views import contiguous
@@ -117,8 +117,8 @@ def _step(
     """A step of one way for each tile, the clusters' in front. Where nothing is timed, the first of few rows; of many
     the large tile that takes least by count."""
     large = [way for way, tile in enumerate(tiles) if "SPLIT" not in tile]
-    choices = [(rows, min(large, key=lambda way: rounds(tiles[way], n, rows))) for rows in COUNTED] if large else []
-    lowering.step(name, *ways, choices=((CLUSTERED, 0), *choices[:-1], (0, choices[-1][1] if choices else 0)))
+    of_many = [(rows, min(large, key=lambda way: rounds(tiles[way], n, rows))) for rows in COUNTED if large]
+    lowering.step(name, *ways, choices=((FEW, 0), *of_many))
 
 
 def _tiles(lowering: Lowering, n: int, k: int, *, moments: bool = False) -> list[dict[str, int]]:

@@ -55,8 +55,8 @@ SPECIALISED = (
 """ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
 powers of two would leave multiprocessors idle."""
 
-CLUSTERED = 512
-"""Rows up to which clusters are taken where nothing was timed."""
+FEW = 512
+"""Rows up to which small tiles are taken where nothing was timed: above, large ones fill the GPU."""
 
 COUNTED = (1024, 2048, 4096, 8192, 65536)
 """Rows that large tiles are chosen for, by count, where nothing was timed."""

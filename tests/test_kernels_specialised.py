@@ -21,7 +21,7 @@ from test_kernels_of_clusters import FORMS, arguments
 from bertc.errors import BertcError
 from bertc.kernels.hopper import DEPTH, GRANULE, PARAMETERS
 from bertc.kernels.linear_specialised import CONSTANTS, warps
-from bertc.ops import Array
+from bertc.ops import PRIMITIVES, Array
 from bertc.targets.cuda.compile_kernels import Source, compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.hopper import MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED, rounds, specialised_tiles
@@ -31,17 +31,21 @@ SIZES = ((768, 192), (1024, 1024), (832, 64))
 """n and k: whole tiles of both kinds, and columns beyond the last tile of one step."""
 
 
-def sources(form: str, element: str, n: int, k: int) -> Iterator[Source]:
+PLAIN = dict.fromkeys(("X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS"), False) | {"ACTIVATION": ""}
+
+
+def sources(form: Mapping[str, Any], element: str, n: int, k: int) -> Iterator[Source]:
     """For each tile."""
-    plain = dict.fromkeys(("X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS"), False) | {"ACTIVATION": ""}
     sizes = {"ELEMENT": element, "N": n, "K": k, "X_EPS": 1e-12, "R_EPS": 1e-5, "PDL": True}
     for rows, columns, stages, shared in SPECIALISED:
         tile = {"ROWS": rows, "COLUMNS": columns, "STAGES": stages, "SHARED": shared}
-        constants = {**plain, **sizes, **tile, **FORMS[form]}
+        constants = {**PLAIN, **sizes, **tile, **form}
         yield Source("linear_specialised", "linear_specialised", (), tuple(constants.items()), warps(constants))
 
 
-def compiled(form: str, element: str, n: int, k: int, folder: Path) -> Iterator[tuple[dict[str, Any], Kernel]]:
+def compiled(
+    form: Mapping[str, Any], element: str, n: int, k: int, folder: Path
+) -> Iterator[tuple[dict[str, Any], Kernel]]:
     """Each tile's constants and kernel."""
     for source in sources(form, element, n, k):
         constants = dict(source.constants)
@@ -53,7 +57,7 @@ def compiled(form: str, element: str, n: int, k: int, folder: Path) -> Iterator[
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("element", ["f16", "bf16"])
 def test_compiles(form: str, element: str, tmp_path: Path) -> None:
-    for constants, kernel in compiled(form, element, 1024, 1024, tmp_path):
+    for constants, kernel in compiled(FORMS[form], element, 1024, 1024, tmp_path):
         assert constants.keys() == set(CONSTANTS)
         assert kernel.cluster == constants["SHARED"]
         assert b"sm_90a" in (tmp_path / kernel.file).read_bytes()
@@ -78,7 +82,7 @@ def test_says_at_once_that_the_compiler_is_missing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "_compile_triton", lambda *_: pytest.fail("not at once"))
     of_triton = Source("bias_gelu", "bias_activation", (), (), 4)
     with pytest.raises(BertcError) as caught:
-        next(compile_kernels([of_triton, *sources("plain", "f16", 768, 192)], "sm_90", SHARED_MEMORY, tmp_path))
+        next(compile_kernels([of_triton, *sources(PLAIN, "f16", 768, 192)], "sm_90", SHARED_MEMORY, tmp_path))
     assert caught.value.diagnostics[0].code == "B0501"
 
 
@@ -96,7 +100,7 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
 
     def check(form: str, element: str, n: int, k: int, folder: Path) -> None:
         """Every tile: one tile alone, several for each block, and rows beyond the last; nothing is written behind."""
-        tiles = list(compiled(form, element, n, k, folder))
+        tiles = list(compiled(FORMS[form], element, n, k, folder))
         with closing(Device()) as device, device.current():
             for rows in (1, 1000, 9000):
                 given = arguments(element, rows, n, k)
@@ -113,11 +117,44 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
 
     def rounding(constants: Mapping[str, Any], given: Mapping[str, Any], element: str) -> Array:
         """[rows, n]: how far results may be off, before they are rounded: a product is rounded when it is handed over,
-        which a norm of x scales and gelu makes 1.13 times as much of; sums and series leave 2e-4."""
-        product = np.abs(wide(given["x"]) @ wide(given["w"]).T)
+        which a norm of x scales and gelu makes 1.13 times as much of; sums and series leave 2e-4. In pairs of f16 the
+        norm's factor, the bias and gelu's argument are rounded as well, and gelu is off by 2.7 half units of that."""
+        half = 2.0 ** -(BITS[element] + 1)
+        product = wide(given["x"]) @ wide(given["w"]).T
         if constants["X_NORM"]:
             product *= factors(given["x_moments"], given["rows"], constants["K"], constants["X_EPS"])[1]
-        return 1.13 * 2.0 ** -(BITS[element] + 1) * product + 2e-4
+        off = 1.13 * half * np.abs(product) + 2e-4
+        if (element, constants["ACTIVATION"]) == ("f16", "gelu"):
+            bias = wide(given["bias"])
+            off += 1.13 * half * (np.abs(product) + np.abs(bias)) + (1.13 + 2.7) * half * np.abs(product + bias)
+        return off
+
+    def test_gelu_of_every_number(tmp_path: Path) -> None:
+        """In f16, by a product with 1: no more than 2.7 half units in the last place of x off, all that far from 0 it
+        is x or nothing, and on average of normal x nothing that a tanh for Φ would leave, 4e-5 at 1."""
+        size = 64
+        every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.float16).reshape(-1, size)
+        x = torch.where(every.abs() < 65504, every, 0).to(DEVICE)
+        given = {
+            **dict.fromkeys(("x_moments", "residual", "r_moments", "r_scale", "y_moments"), nothing("f32", size)),
+            "x": x,
+            "w": torch.eye(size, dtype=x.dtype, device=DEVICE),
+            "bias": torch.zeros(size, device=DEVICE),
+            "y": nothing("f16", x.numel()),
+            "rows": len(x),
+        }
+        with closing(Device()) as device, device.current():
+            for _, kernel in compiled({"ACTIVATION": "gelu"}, "f16", size, size, tmp_path):
+                launch(device, tmp_path, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, "f16")()
+                device.wait()
+                numbers, y = wide(x), wide(given["y"]).reshape(x.shape)
+                off = y - PRIMITIVES["gelu"].reference(numbers)
+                half = np.spacing(np.abs(x.cpu().numpy())).astype(np.float64) / 2
+                assert (np.abs(off) <= 2.7 * half).all()
+                assert (y[numbers > 6] == numbers[numbers > 6]).all()
+                assert not y[numbers < -8].any()
+                weights = np.exp(-(numbers**2) / 2) * half
+                assert abs((weights * off).sum() / weights.sum()) < 5e-6
 
     def assert_left(found: Mapping[str, Any], expected: Mapping[str, Array], off: Array, element: str) -> None:
         rows, n = off.shape

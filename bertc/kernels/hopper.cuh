@@ -103,6 +103,29 @@ __device__ float gelu(float x) {
     return fmaxf(x, 0) - s * power_of_two(log);
 }
 
+// Two f16: a · b + c, rounded once.
+__device__ u32 fused(u32 a, u32 b, u32 c) {
+    u32 sum;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+}
+
+__device__ u32 both(float value) { return packed(value, value); }
+
+// Of two f16, in 9 instructions for both. The polynomial has the best coefficients that f16 has for the power of two
+// that the hardware takes: no result is off by more than 2.7 half units in the last place of x, 1.2 times what rounding
+// leaves of the exact ones of normal x on average.
+__device__ u32 gelu(u32 x) {
+    u32 size, minus, positive, power;
+    asm("abs.f16x2 %0, %1;" : "=r"(size) : "r"(x));
+    asm("neg.f16x2 %0, %1;" : "=r"(minus) : "r"(size));
+    asm("max.f16x2 %0, %1, %2;" : "=r"(positive) : "r"(x), "r"(0));
+    const u32 quadratic = fused(both(-0.02764892578125f), size, both(-0.488037109375f));
+    const u32 log = fused(fused(quadratic, size, both(-1.140625f)), size, both(-1));
+    asm("ex2.approx.f16x2 %0, %1;" : "=r"(power) : "r"(log));
+    return fused(minus, power, positive);
+}
+
 __device__ float sigmoid(float x) { return reciprocal(1 + power_of_two(-1.4426950408889634f * x)); }
 __device__ float gelu_tanh(float x) { return x * sigmoid(1.5957691216057308f * (x + 0.044715f * x * x * x)); }
 __device__ float tanh(float x) { return 2 * sigmoid(2 * x) - 1; }

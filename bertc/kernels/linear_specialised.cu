@@ -9,6 +9,7 @@
 // to y's type; while they multiply the next tile, three warps add the bias and the residual, take the activation and
 // store. So the tensor cores never wait for an end, but for a block's last, which the warps that multiply see to
 // themselves. SHARED blocks are a cluster: their tiles lie below one another, and each loads its part of w for all.
+// IN_PAIRS, all that stands behind the sum is GELU, taken of two f16 at once: at the power limit instructions cost time.
 // In f16 |x · wᵀ| has to stay below 65520, whatever is added to it: beyond, y is infinite or NaN.
 //
 // linear_specialised.py says what the compiler is given in front of this and of hopper.cuh. Needs compute capability 9.0.
@@ -33,6 +34,7 @@ static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 
 static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
 static_assert(STRIPES >= HELPERS || GROUPS * STRIPES % HELPERS == 0, "a helper has a group's stripes in all tiles");
 static_assert(HAS_RESIDUAL || !R_NORM, "a norm is the residual's");
+static_assert(!IN_PAIRS || !(BF16 || HAS_RESIDUAL || HAS_MOMENTS));
 static_assert(W_BYTES / SHARED % 1024 == 0, "parts of w begin where the swizzle does");
 
 // Of a row's norms: x's multiplies the sum, the residual's makes residual.x * value + residual.y of a value.
@@ -177,7 +179,8 @@ struct Lines {
         if (R_NORM) residual = {r_moments, row, rows, lane};
     }
     __device__ Line line() const {
-        return {R_NORM ? residual.line(R_EPS) : float2{}, X_NORM ? x.line(X_EPS).x : 0};
+        const float factor = X_NORM ? x.line(X_EPS).x : 1;
+        return {R_NORM ? residual.line(R_EPS) : float2{}, IN_PAIRS ? fminf(factor, 65504) : factor};
     }
 };
 
@@ -212,11 +215,12 @@ __device__ void store(Half* y, uint4 values, bool is_there) {
 // What belongs to eight columns of a stripe, of each lane.
 struct Columns {
     Eight base, r_scale;
+    uint4 pairs;  // of base
 
     __device__ Columns(const Arguments& given, int stripe, int lane)
         : Columns(given, (N % COLUMNS == 0 || stripe < N ? stripe : 0) + lane % 8 * 8) {}
     __device__ Columns(const Arguments& given, int first)
-        : base(given.bias + first), r_scale(given.r_scale + first, R_NORM) {}
+        : base(given.bias + first), r_scale(given.r_scale + first, R_NORM), pairs(base.pairs()) {}
 };
 
 // Sums of a piece, and the lines of its rows: asked for together, as far as there are registers.
@@ -241,6 +245,12 @@ struct Sums {
     }
 };
 
+__device__ uint4 gelu_of(const uint4& sums, float factor, const uint4& base) {
+    const u32 of = both(factor);
+    return {gelu(fused(sums.x, of, base.x)), gelu(fused(sums.y, of, base.y)), gelu(fused(sums.z, of, base.z)),
+            gelu(fused(sums.w, of, base.w))};
+}
+
 // Results of a piece.
 __device__ void finish(const Sums& sums, const Residual& residual, const Columns& columns, const Arguments& given,
                        const Piece& piece, int rows, int lane) {
@@ -249,6 +259,11 @@ __device__ void finish(const Sums& sums, const Residual& residual, const Columns
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
         const Line& line = sums.lines[turn];
+        const bool is_there = piece.has(turn, rows, lane);
+        if constexpr (IN_PAIRS) {
+            store(y + turn * 4 * N, gelu_of(sums.of[turn], X_NORM ? line.x : 1, columns.pairs), is_there);
+            continue;
+        }
         Eight value(sums.of[turn]);
         const Eight more(residual.of[turn]);
 #pragma unroll
@@ -261,7 +276,7 @@ __device__ void finish(const Sums& sums, const Residual& residual, const Columns
             value.at[i] = ACTIVATE(v);
         }
         if constexpr (HAS_MOMENTS) moments[turn] = Moment(value);
-        store(y + turn * 4 * N, value.pairs(), piece.has(turn, rows, lane));
+        store(y + turn * 4 * N, value.pairs(), is_there);
     }
     if constexpr (HAS_MOMENTS) {
         const Moment of = moment_of_row(moments, lane);

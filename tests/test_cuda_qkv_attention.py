@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import packed, weights_of
 from test_cuda import NETWORKS, PRE_NORM, WITH_ROLES, Interpreted, wide_spec
-from test_cuda_families import spec_of
+from test_cuda_graphs import INPUTS
 
 from bertc.compiler import compile
-from bertc.elaborate import elaborate
+from bertc.elaborate import elaborate, read_graph
+from bertc.parser import parse_graph
 from bertc.reference import evaluate
-from bertc.spec import Slot, Spec
+from bertc.spec import Spec
 from bertc.targets.cuda.lower import Lowering
+from bertc.targets.cuda.plan import Step
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # rows of padding overflow in the interpreter
 
@@ -58,31 +59,51 @@ def test_a_kernel_less_for_each_layer(network: str, passes: str, padded_batch: M
         assert np.abs(plan.output(outputs[name]) - wanted).max() < 2e-2, name  # f16, as in test_cuda
 
 
-def any_padding(folder: Path) -> Spec:
-    spec = wide_spec()
-    return replace(spec, network={**spec.network, "mask": Slot("any_padding")}, sizes={**spec.sizes, **WITH_ROLES})
+GRAPH = """
+    x = embedding(a.word[53, {width}], input_ids)
+    query, key, value = qkv_projection(x, a.weight[{n}, {width}], a.bias[{n}], heads={heads}, size={size})
+    lengths = maximum(sum(attention_mask, axis=-1), {least})
+    padding = padding_mask(lengths, size=seq)
+    return context=attention({values}, {mask}, scale={scale}), {more}
+"""
+PLAIN = {"width": 128, "heads": 2, "size": 64, "least": 1, "values": "query, key, value", "mask": "padding"}
+PLAIN |= {"scale": 0.125, "more": "x=x"}
 
-
-def family(name: str, folder: Path) -> Spec:
-    spec, wide = spec_of(name, folder), {"hidden": 128, "embedding_size": 128, "heads": 2, "head_size": 64}
-    return replace(spec, sizes={**spec.sizes, **{size: count for size, count in wide.items() if size in spec.sizes}})
-
-
-REFUSED = {
-    "heads of 16": lambda folder: wide_spec(),
-    "a mask": any_padding,
-    "a bias": lambda folder: family("mpnet", folder),
-    "turned queries": lambda folder: family("gte", folder),
-    "a width of 1088": lambda folder: replace(
-        wide_spec(), sizes={**wide_spec().sizes, "hidden": 1088, "embedding_size": 1088, "heads": 17, "head_size": 64}
-    ),
+REFUSED: Mapping[str, Mapping[str, Any]] = {
+    "heads of 32": {"size": 32},
+    "a width of 1088": {"width": 1088, "heads": 17},
+    "no width of boxes": {"width": 160},
+    "a negative scale": {"scale": -1.0},
+    "a window": {"mask": "local_mask(padding, window=4)"},
+    "a mask": {"mask": "a.mask[1, 1, 1, 1]"},
+    "lengths that the session does not count": {"least": 2},
+    "others' places": {"values": "value, query, key"},
+    "turned queries": {"values": "rotary(query, base=10.0), key, value"},
+    "another reader": {"more": "key=transpose(key, [0, 2, 1, 3])"},
 }
 
 
+def joined_steps(**changed: Any) -> tuple[list[Step], list[Step]]:
+    """The steps of a projection and attention, and those where one kernel may have both."""
+    sizes = {**PLAIN, **changed}
+    text = INPUTS + GRAPH.format(**sizes, n=3 * sizes["heads"] * sizes["size"])
+    graph = read_graph(parse_graph(text))
+    plain = Lowering(graph, weights_of(graph), "f16", architecture="sm_80")
+    plain.run()
+    one, other = (
+        Lowering(graph, plain.weights, "f16", architecture="sm_80", of=plain, joined=joined) for joined in (False, True)
+    )
+    assert one.run() == other.run()
+    return one.steps, other.steps
+
+
+def test_a_projection_and_its_attention() -> None:
+    steps, joined = joined_steps()
+    assert len(joined) == len(steps) - 1
+
+
 @pytest.mark.parametrize("case", REFUSED)
-def test_others_keep_two_kernels(case: str, tmp_path: Path) -> None:
+def test_others_keep_two_kernels(case: str) -> None:
     """Then both lists of steps are the same, and there is only one."""
-    spec = replace(REFUSED[case](tmp_path), precision="fp16")
-    folded, joined, _ = lowered(spec, weights_of(elaborate(spec)))
-    assert joined.steps == folded.steps
-    assert any("attention" in str(step) for step in joined.steps)
+    steps, joined = joined_steps(**REFUSED[case])
+    assert joined == steps

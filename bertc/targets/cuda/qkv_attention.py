@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bertc.attended import attended
-from bertc.graph import UNUSED, Node
+from bertc.graph import UNUSED, Graph, Node
 from bertc.kernels.hopper import DEPTH
 from bertc.kernels.qkv_attention import PARTS, ROWS, SIZE, cluster, shared_bytes, warps
 from bertc.targets.cuda import folding
@@ -19,20 +19,27 @@ if TYPE_CHECKING:
 
 
 def reader(lowering: Lowering, node: Node) -> Node | None:
-    """The attention that a qkv_projection takes along: what alone reads all of its results, with no mask but lengths
-    that no kernel computes."""
-    graph, x, heads = lowering.graph, node.values[0], node.attribute("heads")
-    if not lowering.joined or UNUSED in node.results or any(map(graph.is_output, node.results)):
+    """The attention that a qkv_projection takes along, which alone reads its results."""
+    graph = lowering.graph
+    readers = {reader.key: reader for result in node.results if result != UNUSED for reader in graph.users(result)}
+    if not lowering.joined or len(readers) != 1 or not _fits(lowering, node):
         return None
-    readers = {reader.key: reader for result in node.results for reader in graph.users(result)}
-    found = next(iter(readers.values()), node)
-    if len(readers) != 1 or found.op not in ("attention", "packed_attention") or found.values[:3] != node.results:
-        return None
-    of = attended(graph, found)
-    is_plain = of.bias is None and of.window == 0 and found.attribute("scale") > 0
-    fits = node.attribute("size") == SIZE and stages(int(lowering.shape(x)[-1])) > 0
-    fits = fits and folding.fits(lowering, x, PARTS * heads * SIZE)
-    return found if is_plain and fits and is_given(graph, of.starts) and is_given(graph, of.lengths) else None
+    (found,) = readers.values()
+    return found if found.values[:3] == node.results and _is_plain(graph, found) else None
+
+
+def _fits(lowering: Lowering, node: Node) -> bool:
+    """Whether the kernel has room for a projection, and its product may be one that takes norms along."""
+    x, heads, size = node.values[0], node.attribute("heads"), node.attribute("size")
+    return size == SIZE and stages(int(lowering.shape(x)[-1])) > 0 and folding.fits(lowering, x, PARTS * heads * SIZE)
+
+
+def _is_plain(graph: Graph, node: Node) -> bool:
+    """Whether a node is attention with no mask but lengths, and no kernel computes these."""
+    if node.op not in ("attention", "packed_attention") or node.attribute("scale") <= 0:
+        return False
+    of = attended(graph, node)
+    return of.bias is None and of.window == 0 and is_given(graph, of.starts) and is_given(graph, of.lengths)
 
 
 def stages(width: int) -> int:

@@ -106,10 +106,10 @@ __device__ float power_of_two(float x) {
 
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
-// Of a product, a lane has pairs of columns of two rows in turn, lane / 4 and 8 more, and four lanes have a row. What
-// attention makes of scores and of what it has mixed, for each of these rows, `half`:
+// Attention. A lane has two rows of a product, lane / 4 and 8 more, pairs of columns of the one and of the other in turn;
+// four lanes have a row. `half` is which of the two.
 
-// Scores of keys that are not there count nothing.
+// Keys that are not there have no weight.
 template <int COUNT>
 __device__ void leave_out(float (&scores)[COUNT], int keys, int lane) {
     if (keys >= 2 * COUNT) return;
@@ -118,6 +118,7 @@ __device__ void leave_out(float (&scores)[COUNT], int keys, int lane) {
         if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= keys) scores[i] = MINUS_INFINITY;
 }
 
+// The largest score.
 template <int COUNT>
 __device__ float most_of_row(const float (&scores)[COUNT], int half) {
     float most = scores[2 * half];
@@ -133,7 +134,7 @@ __device__ float sum_of_row(float value) {
     return value + __shfl_xor_sync(~0u, value, 2);
 }
 
-// The weights 2^(scale · score - most), in pairs; this lane's are added to `total`.
+// Weights 2^(scale · score - most), in pairs. This lane's are added to `total`.
 template <int COUNT>
 __device__ void weigh(const float (&scores)[COUNT], u32 (&weights)[COUNT / 2], float scale, float most, int half,
                       float& total) {
@@ -154,7 +155,7 @@ __device__ void store_rows(unsigned char* rows, const u32 (&pairs)[DEPTH / 4], i
                        pairs[4 * of], pairs[4 * of + 1], pairs[4 * of + 2], pairs[4 * of + 3]);
 }
 
-// The first `count` of them, each half with its factor, by way of there to a matrix of `width` columns.
+// Such rows, each half with its factor, by way of shared memory to a matrix `width` columns wide: the first `count`.
 __device__ void store_rows(unsigned char* rows, const float (&mixed)[DEPTH / 2], const float (&factor)[2], Half* to,
                            int width, int count, int lane) {
     u32 pairs[DEPTH / 4];

@@ -106,8 +106,8 @@ __device__ float power_of_two(float x) {
 
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
-// Attention. A lane has two rows of a product, lane / 4 and 8 more, pairs of columns of the one and of the other in turn;
-// four lanes have a row. `half` is which of the two.
+// Attention. A lane has two rows of a product, lane / 4 and 8 more, pairs of columns of the one and of the other in
+// turn; four lanes have a row. `half` is which of the two.
 
 // Keys that are not there have no weight.
 template <int COUNT>
@@ -160,7 +160,10 @@ __device__ void store_rows(unsigned char* rows, const float (&mixed)[DEPTH / 2],
                            int width, int count, int lane) {
     u32 pairs[DEPTH / 4];
 #pragma unroll
-    for (int i = 0; i < DEPTH / 4; i++) pairs[i] = packed(mixed[2 * i] * factor[i % 2], mixed[2 * i + 1] * factor[i % 2]);
+    for (int i = 0; i < DEPTH / 4; i++) {
+        const float of = factor[i % 2];
+        pairs[i] = packed(mixed[2 * i] * of, mixed[2 * i + 1] * of);
+    }
     store_rows(rows, pairs, lane);
     __syncwarp();
 #pragma unroll

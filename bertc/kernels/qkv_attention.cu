@@ -3,17 +3,17 @@
 //     query, key, value = x · wᵀ / deviation + bias        x [rows, K], w [3 · HIDDEN, K], bias [3 · HIDDEN]
 //     context[t] = Σⱼ softmaxⱼ(SCALE · query[t] · key[j]) · value[j]        j: the tokens of t's sequence
 //
-// Six blocks of a cluster have a head of a sequence: query, key or value of 64 rows each. All of x's boxes stay in shared
-// memory, where each of the three blocks with the same rows loads a third of them for all three. Boxes of w go through
-// STAGES places; what has room there is asked for before the kernels in front have ended. Keys and values then go to the
-// two blocks with queries, which mix them.
+// Six blocks of a cluster have a head of a sequence: query, key or value of 64 rows each. All of x's boxes stay in
+// shared memory, where each of the three blocks with the same rows loads a third of them for all three. Boxes of w go
+// through STAGES places; what has room there is asked for before the kernels in front have ended. Keys and values then
+// go to the two blocks with queries, which mix them.
 //
 // Deviations are those of norms that no kernel takes, of which w has the rest: see linear_cluster.cu. A barrier is used
 // once, so that each is waited for in phase 0. qkv_attention.py says what the compiler is given in front of this and of
 // hopper.cuh. Needs compute capability 9.0.
 
 enum { QUERY, KEY, VALUE };
-constexpr int PARTS = 3, BLOCKS = 2 * PARTS;                      // of a cluster: parts of the first rows, and of the others
+constexpr int PARTS = 3, BLOCKS = 2 * PARTS;                          // of a cluster
 constexpr int WARPS = 4, LOADER = WARPS, THREADS = 32 * (WARPS + 1);  // those that multiply, and one that loads
 constexpr int HIDDEN = HEADS * DEPTH, ROWS = 64, KEYS = 2 * ROWS;
 constexpr int BOXES = K / DEPTH, LATER = BOXES - STAGES;  // of x, and of w; those of w that take the place of others
@@ -93,7 +93,8 @@ __device__ void load_boxes(Memory& memory, const TensorMap& x, const TensorMap& 
     if (is_loader) {
         if constexpr (PDL) asm volatile("griddepcontrol.wait;" ::: "memory");
         for (int box = task.part; box < BOXES; box += PARTS)
-            load_for(7 << task.half * PARTS, memory.x[box], x, box * DEPTH, task.start + task.first, memory.loaded[box]);
+            load_for(7 << task.half * PARTS, memory.x[box], x, box * DEPTH, task.start + task.first,
+                     memory.loaded[box]);
         for (int box = STAGES; box < BOXES; box++) {
             wait(memory.used[box - STAGES], 0);
             load_w(box);

@@ -185,7 +185,7 @@ def _lowered(
 
 def _choices(lists: Sequence[Sequence[Step]], fewest: int) -> Choices:
     """The lists that so many rows take where nothing was timed. Norms go along for all; for few where there are no
-    large tiles that take them, as in bf16 and of a width of 320."""
+    large tiles that take them, as in bf16 and of a width of 320. Attention goes along where it may."""
     if len(lists) <= FOLDED:
         return ((0, PLAIN),)
     joined = ((TOKENS, JOINED),) if len(lists) > JOINED else ()

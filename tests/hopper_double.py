@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertc.kernels.hopper import GRANULE
+from bertc.kernels.hopper import DEPTH, GRANULE
 from bertc.ops import PRIMITIVES, Array
 from bertc.targets.cuda.hopper import MULTIPROCESSORS
 
@@ -18,6 +18,10 @@ def launch(constants: Mapping[str, Any], given: Mapping[str, Any], grid: tuple[i
     if "GROUPS" in constants:
         assert grid == (MULTIPROCESSORS, 1, 1)
         found = {"context": context(constants, given)}
+    elif "HEADS" in constants:
+        clusters, batch, _ = grid
+        assert clusters == 6 * constants["HEADS"]
+        found = {"context": projected_context(constants, {**given, "batch": batch})}
     else:
         assert grid == grid_of(constants, given["rows"])
         found = results(constants, given)
@@ -71,6 +75,14 @@ def context(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         mixed[rows] = np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), value[keys])
     return mixed
+
+
+def projected_context(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:
+    """qkv_attention.cu: query, key and value are rounded to x's type, as between two kernels."""
+    n = constants["HEADS"] * 3 * DEPTH
+    projection = {**constants, "N": n, "ACTIVATION": "", "HAS_RESIDUAL": False, "HAS_MOMENTS": False}
+    rounded = torch.from_numpy(results(projection, given)["y"]).to(given["x"].dtype)
+    return context(constants, {**given, **dict(zip(("query", "key", "value"), rounded.chunk(3, 1), strict=True))})
 
 
 def moments_of(values: Array) -> Array:

@@ -299,11 +299,12 @@ def test_compiles_without_a_gpu(architecture: str, tmp_path: Path) -> None:
     assert plan.architecture == architecture
     for kernel in plan.kernels.values():
         assert (tmp_path / "x" / kernel.file).read_bytes().startswith(b"\x7fELF")
-    steps = (*plan.steps, *plan.folded)
+    steps = [step for steps in plan.lists for step in steps]
     launched = {op.kernel for step in steps for way in step.ways for op in way if isinstance(op, Launch)}
     assert launched == plan.kernels.keys()
     assert all(step.ways for step in steps)
-    assert bool(plan.folded) == (architecture == "sm_90")
+    assert len(plan.lists) == 1
+    assert any("centred" in name for name in plan.weights) == (architecture == "sm_90")
     assert max(kernel.shared for kernel in plan.kernels.values()) <= ARCHITECTURES[architecture]
     assert any(kernel.boxes for kernel in plan.kernels.values()) == (architecture == "sm_90")
     stored = json.loads((tmp_path / "x/manifest.json").read_text())["files"]["weights.bin"]["size"]

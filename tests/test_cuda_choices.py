@@ -42,22 +42,18 @@ def step(name: str, *kernels: str) -> Step:
     return Step(name, tuple((launch(kernel, name),) for kernel in kernels))
 
 
-def plan_of(
-    steps: Sequence[Step],
-    folded: Sequence[Step] = (),
-    choices: Choices = ((0, 0),),
-    kernels: Collection[str] = (),
-) -> Plan:
+def plan_of(*lists: Sequence[Step], choices: Choices = ((0, 0),), kernels: Collection[str] = ()) -> Plan:
     names = {
         operation.kernel
-        for each in (*steps, *folded)
+        for steps in lists
+        for each in steps
         for way in each.ways
         for operation in way
         if isinstance(operation, Launch)
     }
     made = {name: Kernel(f"{name}.cubin", name, 4, 0) for name in sorted({*names, *kernels})}
     weights = {f"{name}.weight": ("f16", index) for index, name in enumerate(made)}
-    return Plan("sm_90", {"y": Buffer("f16", Size(1))}, weights, made, tuple(steps), {}, {}, tuple(folded), choices)
+    return Plan("sm_90", {"y": Buffer("f16", Size(1))}, weights, made, tuple(map(tuple, lists)), {}, {}, choices)
 
 
 def kernels_of(steps: Sequence[Step], rows: int) -> list[str]:
@@ -69,16 +65,10 @@ def kernels_of(steps: Sequence[Step], rows: int) -> list[str]:
 
 
 def test_steps_are_taken_for_ranges_of_rows() -> None:
-    plan = plan_of([step("a", "plain")], [step("a", "folded")], ((32, 1), (64, 0), (128, 1)))
-    assert [plan.taken(rows) is plan.folded for rows in (1, 32, 33, 64, 65, 4096)] == [
-        True,
-        True,
-        False,
-        False,
-        True,
-        True,
-    ]
-    assert replace(plan, choices=((0, 0),)).taken(1) is plan.steps
+    plan = plan_of(*([step("a", name)] for name in "abc"), choices=((16, 2), (32, 1), (64, 0), (128, 1)))
+    taken = [kernels_of(plan.taken(rows), rows) for rows in (1, 16, 17, 32, 33, 64, 65, 4096)]
+    assert taken == [["c"], ["c"], ["b"], ["b"], ["a"], ["a"], ["b"], ["b"]]
+    assert replace(plan, choices=((0, 0),)).taken(1) is plan.lists[0]
 
 
 @st.composite
@@ -96,25 +86,25 @@ def steps(draw: st.DrawFn, prefix: str) -> list[Step]:
 @st.composite
 def lists(draw: st.DrawFn) -> Choices:
     limits = sorted(draw(st.sets(st.integers(1, 9), max_size=4)))
-    return tuple((limit, draw(st.integers(0, 1))) for limit in (*limits, 0))
+    return tuple((limit, draw(st.integers(0, 2))) for limit in (*limits, 0))
 
 
-@given(steps("plain"), steps("folded"), lists())
+@given(steps("plain"), steps("folded"), steps("joined"), lists())
 def test_a_pruned_plan_does_the_same_with_nothing_besides(
-    plain: list[Step], folded: list[Step], choices: Choices
+    plain: list[Step], folded: list[Step], joined: list[Step], choices: Choices
 ) -> None:
-    plan = plan_of(plain, folded, choices, kernels=["a way's that was not chosen"])
+    plan = plan_of(plain, folded, joined, choices=choices, kernels=["a way's that was not chosen"])
     pruned = plan.pruned()
     used: set[str] = set()
     for rows in range(1, 13):
         taken = kernels_of(plan.taken(rows), rows)
         assert kernels_of(pruned.taken(rows), rows) == taken
         used |= {*taken}
-    left = [operation for each in (*pruned.steps, *pruned.folded) for way in each.ways for operation in way]
+    left = [operation for steps in pruned.lists for each in steps for way in each.ways for operation in way]
     assert pruned.kernels.keys() == used == {operation.kernel for operation in left if isinstance(operation, Launch)}
     assert len(left) == len(used)
     assert pruned.weights == {f"{name}.weight": plan.weights[f"{name}.weight"] for name in used}
-    assert bool(pruned.folded) == (1 in {index for _, index in choices})
+    assert len(pruned.lists) == len({index for _, index in choices})
     assert pruned.pruned() == pruned == read_plan(pruned.to_json())
 
 
@@ -192,9 +182,9 @@ def test_the_fastest_way_of_each_step_for_each_number_of_rows() -> None:
         progress.append((what, done, all))
 
     plan = tuned(Timed(plan_of([step("a", "small", "large")]), cost), [shape(8, 128), shape(1, 16)], note)
-    assert plan.steps[0].choices == ((16, 0), (1024, 1))
+    assert plan.lists[0][0].choices == ((16, 0), (1024, 1))
     assert progress == [("timing kernels", 1, 2), ("timing kernels", 2, 2)]
-    assert (plan.folded, {index for _, index in plan.choices}) == ((), {0})
+    assert plan.choices == ((16, 0), (1024, 0))
 
 
 def test_what_is_settled_in_one_list_is_its_alone() -> None:
@@ -208,8 +198,8 @@ def test_what_is_settled_in_one_list_is_its_alone() -> None:
         return alone(started, sizes) + 4 * (("alone", "cluster") in pairwise(started))
 
     found = tuned(Timed(plan, cost), [shape(1, 16)])
-    assert kernels_of(found.steps, 16) == ["alone", "product"]
-    assert kernels_of(found.folded, 16) == ["beside clusters", "cluster"]
+    assert kernels_of(found.lists[0], 16) == ["alone", "product"]
+    assert kernels_of(found.lists[1], 16) == ["beside clusters", "cluster"]
     assert found.choices == ((16, 1),)
 
 
@@ -220,7 +210,7 @@ def test_steps_of_different_layers_are_timed_together_and_each_once(count: int) 
     session = Timed(plan_of(layers, layers), of_each({"a": 2, "b": 1}))
     plan = tuned(session, [shape(1, 16)])
     assert {len(started) for _, started in session.runs} == {min(count, ALIKE), count}
-    assert {each.choices for each in (*plan.steps, *plan.folded)} == {((16, 1),)}
+    assert {each.choices for steps in plan.lists for each in steps} == {((16, 1),)}
 
 
 @pytest.mark.parametrize(
@@ -244,9 +234,37 @@ def test_norms_go_along_where_that_is_faster(won: list[tuple[int, int]], choices
     assert plan.choices == choices
 
 
+JOINED = {"plain": 3.0, "folded": 2.0, "joined": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("times", "shapes", "choices"),
+    [
+        (JOINED, [(1, 16), (1, 128), (1, 129)], ((16, 2), (128, 2), (129, 1))),
+        (JOINED, [(1, 16), (1, 128)], ((16, 2), (128, 2), (0, 1))),
+        ({**JOINED, "plain": 1.5}, [(1, 64)], ((64, 2), (0, 0))),
+        ({**JOINED, "joined": 4.0}, [(1, 64)], ((64, 1),)),
+        (JOINED, [(2, 64), (2, 65)], ((128, 2), (130, 1))),
+    ],
+)
+def test_query_key_and_value_are_joined_with_attention_of_128_rows_at_most(
+    times: Mapping[str, float], shapes: Sequence[tuple[int, int]], choices: Choices
+) -> None:
+    """Of more, the list is neither timed nor taken, though nothing was timed above; and those have their own steps."""
+    session = Timed(plan_of(*([step("a", name)] for name in times)), of_each(times))
+    plan = tuned(session, [shape(*each) for each in shapes])
+    assert plan.choices == choices
+    assert max(rows for rows, started in session.runs if "joined" in started) <= 128
+    others = min(times["plain"], times["folded"])
+    for left in (plan, plan.pruned()):
+        assert [times[kernel] for rows in (129, 130, 50_000) for kernel in kernels_of(left.taken(rows), rows)] == (
+            [others] * 3
+        )
+
+
 def test_hopeless_ways_run_once() -> None:
     session = Timed(plan_of([step("a", "fast", "slow")]), of_each({"fast": 1, "slow": 100}))
-    assert tuned(session, [shape(1, TRIED_UP_TO + 1)]).steps[0].choices == ((TRIED_UP_TO + 1, 0),)
+    assert tuned(session, [shape(1, TRIED_UP_TO + 1)]).lists[0][0].choices == ((TRIED_UP_TO + 1, 0),)
     assert [started for _, started in session.runs].count(("slow",)) == 1
 
 
@@ -260,7 +278,7 @@ def test_ways_are_tried_beside_each_other_of_few_rows(rows: int, taken: list[str
         return alone(started, sizes) + 4 * (("a.0", "b") in pairwise(started))
 
     plan = tuned(Timed(plan_of([step("first", "a.0", "a.1"), step("second", "b")]), cost), [shape(1, rows)])
-    assert kernels_of(plan.steps, rows) == taken
+    assert kernels_of(plan.lists[0], rows) == taken
 
 
 def test_ways_are_found_while_the_clock_falls() -> None:
@@ -275,7 +293,7 @@ def test_ways_are_found_while_the_clock_falls() -> None:
 
     steps = [step("first", *ways), step("second", "b.0", "b.1")]
     plan = tuned(Timed(plan_of(steps), cost), [shape(1, TRIED_UP_TO + 1)])
-    assert kernels_of(plan.steps, TRIED_UP_TO + 1)[1] == "b.1"
+    assert kernels_of(plan.lists[0], TRIED_UP_TO + 1)[1] == "b.1"
 
 
 def test_alternatives_are_timed_in_turn() -> None:
@@ -325,9 +343,9 @@ def test_products_of_the_library(algorithms: Sequence[bytes], way: int, kept: by
     steps = [Step("a", ((launch("ours"),), (product,)))]
     session = Timed(plan_of(steps), of_each({"ours": 2, "slow": 3, "fast": 1}), algorithms)
     plan = tuned(session, [shape(1, 16)])
-    assert plan.steps[0].choices == ((16, way),)
+    assert plan.lists[0][0].choices == ((16, way),)
     assert [*plan.algorithms.values()] == ([kept.hex()] if kept else [])
-    assert kernels_of(plan.pruned().steps, 16) == (["ours"] if way == 0 else [])
+    assert kernels_of(plan.pruned().lists[0], 16) == (["ours"] if way == 0 else [])
 
 
 def test_attention_finds_sequences_without_padding() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import weights_of
-from test_cuda import norms_in_products, wide_spec
+from test_cuda import WITH_ROLES, norms_in_products, wide_spec
 from test_cuda_session import HostDevice, InterpretedSession, NoProducts
 from test_refit import checkpoint, files_of, refusal, uncompiled
 
@@ -24,7 +25,7 @@ from bertc.targets.cuda import _write_weights
 from bertc.targets.cuda import session as session_module
 from bertc.targets.cuda.hopper import rounds
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import Choices, Launch, Operation, Plan, read_plan
+from bertc.targets.cuda.plan import Launch, Operation, Plan, read_plan
 from bertc.targets.cuda.session import PLAN, WEIGHTS
 from bertc.targets.cuda.tune import TRIED_UP_TO
 
@@ -57,8 +58,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("plan")
     plan = Plan(
         *("sm_90", plain.buffers | few.buffers, _write_weights(plain.constants, folder / WEIGHTS), {}),
-        *(tuple(plain.steps), outputs),
-        folded=tuple(few.steps),
+        *((tuple(plain.steps), tuple(few.steps)), outputs),
         choices=((FEW_UP_TO, 1), (0, 0)),
     )
     (folder / PLAN).write_text(plan.to_json())
@@ -73,7 +73,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_a_session_takes_them_for_few_rows(tokens: int, few: bool, opened: tuple[Recording, Spec]) -> None:
     """One sequence: all of its steps are started and timed, none of the others, and both compute the same."""
     session, spec = opened
-    taken = session.plan.folded if few else session.plan.steps
+    taken = session.plan.lists[few]
     ids = np.random.default_rng(tokens).integers(0, 53, (1, tokens)).astype(np.int32)
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     session.started = []
@@ -132,20 +132,24 @@ class Opened:
 
 
 def build(
-    path: Path, monkeypatch: pytest.MonkeyPatch, few_up_to: int | None, precision: str = "fp16", **arguments: Any
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    few_up_to: int | None,
+    precision: str = "fp16",
+    sizes: Mapping[str, int] | None = None,
+    **arguments: Any,
 ) -> Plan:
     """A bundle's plan: built without a GPU where `few_up_to` is None, else with one on which the last way of every step
-    was the fastest, and the steps for few rows were so up to that."""
+    was the fastest, and the last list of steps up to so many rows."""
     sessions: list[Opened] = []
 
     def tuned(session: Opened, shapes: object, progress: object) -> Plan:
         sessions.append(session)
-        steps, folded = (
-            tuple(replace(step, choices=((64, len(step.ways) - 1),)) for step in each)
-            for each in (session.plan.steps, session.plan.folded)
+        lists = tuple(
+            tuple(replace(step, choices=((64, len(step.ways) - 1),)) for step in steps) for steps in session.plan.lists
         )
-        choices = ((few_up_to, 1), (0, 0)) if few_up_to else ((0, 0),)
-        return replace(session.plan, steps=steps, folded=folded, choices=choices)
+        choices = ((few_up_to, len(lists) - 1), (0, 0)) if few_up_to else ((0, 0),)
+        return replace(session.plan, lists=lists, choices=choices)
 
     for name, double in {
         "compile_kernels": uncompiled,
@@ -155,49 +159,63 @@ def build(
     }.items():
         monkeypatch.setattr(f"bertc.targets.cuda.{name}", double)
     monkeypatch.setattr("bertc.targets.cuda._architecture_here", lambda: None if few_up_to is None else "sm_90")
-    bertc.build(wide_spec(precision=precision), path, "cuda", architectures=["sm_90"], **arguments)
+    spec = wide_spec(precision=precision)
+    spec = replace(spec, sizes={**spec.sizes, **(sizes or {})})
+    bertc.build(spec, path, "cuda", architectures=["sm_90"], **arguments)
     assert [session.closed for session in sessions] == ([] if few_up_to is None else [True])
     return read_plan((path / PLAN).read_text())
 
 
+@pytest.mark.parametrize("sizes", [{}, WITH_ROLES], ids=["two lists", "three"])
 @pytest.mark.parametrize("few_up_to", [None, 0, 32])
 def test_a_bundle_keeps_what_can_be_taken(
-    few_up_to: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_up_to: int | None, sizes: Mapping[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Timed: one way of each step, of those for few rows only where they won. Not timed: what a rule chooses, norms
-    along with products, of few rows and of many."""
-    plan = build(tmp_path / "x", monkeypatch, few_up_to, random_seed=0)
-    assert bool(plan.folded) == (few_up_to != 0)
+    along with products, of few rows and of many, and up to 128 rows attention too."""
+    plan = build(tmp_path / "x", monkeypatch, few_up_to, sizes=sizes, random_seed=0)
     every = [step for row in (1, 100, 192, 193, TRIED_UP_TO + 1) for step in plan.taken(row)]
-    assert {*every} == {*plan.steps, *plan.folded}
-    assert bool(plan.steps) == (few_up_to is not None)
-    assert {len(step.ways) for step in (*plan.steps, *plan.folded)} == ({1, 2, 3} if few_up_to is None else {1})
+    assert {*every} == {step for steps in plan.lists for step in steps}
+    assert len(plan.lists) == (2 if few_up_to or (few_up_to is None and sizes) else 1)
+    assert {len(step.ways) for step in every} == ({1, 2, 3} if few_up_to is None else {1})
+    for rows in (1, 32, 33, 128, 129, 5000):
+        assert norms_go_along(plan, rows) == (few_up_to is None or rows <= few_up_to)
+        assert is_joined(plan, rows) == (sizes == WITH_ROLES and rows <= (128 if few_up_to is None else few_up_to))
     launched = {op.kernel for step in every for way in step.ways for op in way if isinstance(op, Launch)}
     assert plan.kernels.keys() == launched
     files = {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")}
     assert files == {kernel.file for kernel in plan.kernels.values()}
     read = {place.name for step in every for way in step.ways for operation in way for place in operation.places}
     assert plan.weights.keys() == read - plan.buffers.keys()
-    assert any("centred" in name for name in plan.weights) == bool(plan.folded)
+    assert any("centred" in name for name in plan.weights) == (few_up_to != 0)
+
+
+def norms_go_along(plan: Plan, rows: int) -> bool:
+    """Whether products of so many rows are those that can take norms along: by clusters, or of a centred weight."""
+    taken = [operation for step in plan.taken(rows) for operation in step.way(rows)]
+    by_clusters = any(isinstance(op, Launch) and op.kernel.startswith("linear_cluster-") for op in taken)
+    return by_clusters or any("centred" in place.name for op in taken for place in op.places)
+
+
+def is_joined(plan: Plan, rows: int) -> bool:
+    """Whether query, key and value of so many rows are in one kernel with their attention."""
+    taken = [op.kernel.split("-")[0] for step in plan.taken(rows) for op in step.way(rows) if isinstance(op, Launch)]
+    assert not ("qkv_attention" in taken and "attention" in taken)
+    return "qkv_attention" in taken
 
 
 WIDTH_320 = {"hidden": 320, "embedding_size": 320, "heads": 10, "head_size": 32, "inner": 1280}
 
 
 @pytest.mark.parametrize(
-    ("precision", "sizes", "batch", "choices"),
-    [
-        ("fp16", {}, 25, ((0, 1),)),
-        ("fp16", WIDTH_320, 24, ((192, 1), (0, 0))),
-        ("bf16", {}, 24, ((192, 1), (0, 0))),
-        ("bf16", {}, 25, ((0, 0),)),
-    ],
+    ("precision", "sizes", "batch", "up_to"),
+    [("fp16", {}, 25, inf), ("fp16", WIDTH_320, 24, 192), ("bf16", {}, 24, 192), ("bf16", {}, 25, 0)],
 )
 def test_untimed_norms_go_along(
     precision: str,
     sizes: Mapping[str, int],
     batch: int,
-    choices: Choices,
+    up_to: float,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -208,8 +226,25 @@ def test_untimed_norms_go_along(
     spec = replace(spec, sizes={**spec.sizes, **sizes})
     bertc.build(spec, tmp_path / "x", "cuda", random_seed=0, architectures=["sm_90"])
     plan = read_plan((tmp_path / "x" / PLAN).read_text())
-    assert plan.choices == choices
-    assert (bool(plan.steps), bool(plan.folded)) == tuple(index in dict(choices).values() for index in (0, 1))
+    assert [norms_go_along(plan, rows) for rows in (1, 192, 193, 5000)] == [
+        rows <= up_to for rows in (1, 192, 193, 5000)
+    ]
+    assert len(plan.lists) == (2 if up_to == 192 else 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "seq", "joined"), [("fp16", 128, True), ("fp16", 129, False), ("bf16", 128, True)]
+)
+def test_untimed_attention_goes_along(
+    precision: str, seq: int, joined: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of up to 128 rows, where a shape has as few."""
+    monkeypatch.setattr("bertc.targets.cuda.compile_kernels", uncompiled)
+    spec = replace(wide_spec(precision=precision), shapes=(Profile(Range(1, 1, 8), Range(seq, seq, seq)),))
+    spec = replace(spec, sizes={**spec.sizes, **WITH_ROLES})
+    bertc.build(spec, tmp_path / "x", "cuda", random_seed=0, architectures=["sm_90"])
+    plan = read_plan((tmp_path / "x" / PLAN).read_text())
+    assert [is_joined(plan, rows) for rows in (1, 128, 129, 5000)] == [joined, joined, False, False]
 
 
 @pytest.mark.parametrize(("rows", "kernel"), [(512, "linear_cluster"), (513, "linear_specialised")])
@@ -244,12 +279,15 @@ def fixed(lowering: Lowering, way: Sequence[Operation]) -> dict[str, Any]:
     return dict(lowering.sources[way[0].kernel].constants) if isinstance(way[0], Launch) else {}
 
 
+@pytest.mark.parametrize("sizes", [{}, WITH_ROLES], ids=["two lists", "three"])
 @pytest.mark.parametrize("few_up_to", [None, 0, 32])
-def test_other_weights(few_up_to: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights(
+    few_up_to: int | None, sizes: Mapping[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a build lays them out, those that norms in products need where timing has kept these."""
     new = checkpoint(tmp_path / "new", 1, wide_spec(precision="fp16"))
-    build(tmp_path / "refitted", monkeypatch, few_up_to, random_seed=0)
-    built = build(tmp_path / "built", monkeypatch, few_up_to, weights=new)
+    build(tmp_path / "refitted", monkeypatch, few_up_to, sizes=sizes, random_seed=0)
+    built = build(tmp_path / "built", monkeypatch, few_up_to, sizes=sizes, weights=new)
     bertc.refit(tmp_path / "refitted", new)
     assert files_of(tmp_path / "refitted") == files_of(tmp_path / "built")
     assert any(" · " in name for name in built.weights) == (few_up_to != 0)
@@ -263,7 +301,7 @@ def test_other_weights_where_no_shape_has_few_rows(tmp_path: Path, monkeypatch: 
     built = build(tmp_path / "built", monkeypatch, None, weights=new, precision="bf16")
     bertc.refit(tmp_path / "refitted", new)
     assert files_of(tmp_path / "refitted") == files_of(tmp_path / "built")
-    assert not built.folded
+    assert len(built.lists) == 1
     assert not any(" · " in name for name in built.weights)
 
 

@@ -14,7 +14,6 @@ constexpr int GROUP_ROWS = 64, QUERIES = GROUPS * GROUP_ROWS;
 constexpr int THREADS = 128 * (GROUPS + 1);
 constexpr int BLOCK_BYTES = KEYS * SIZE * 2;
 constexpr float TO_EXPONENT = SCALE * 1.4426950408889634f;  // of 2
-#define MINUS_INFINITY __int_as_float(0xff800000)
 
 // Registers a thread: what all start with, and what is left of that to those that multiply.
 constexpr int START = 65536 / THREADS / 8 * 8, LOADING = 24;
@@ -90,17 +89,6 @@ __device__ void load_tiles(Memory& memory, const TensorMap& query, const TensorM
     });
 }
 
-// The four lanes that have a row's numbers in a product: of equal lane / 4.
-__device__ float most_of_row(float value) {
-    value = fmaxf(value, __shfl_xor_sync(~0u, value, 1));
-    return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
-}
-
-__device__ float sum_of_row(float value) {
-    value += __shfl_xor_sync(~0u, value, 1);
-    return value + __shfl_xor_sync(~0u, value, 2);
-}
-
 // Of the two rows that a thread has in a product, lane / 4 and 8 more: pairs of numbers of the one, then of the other.
 struct Softmax {
     float best[2] = {MINUS_INFINITY, MINUS_INFINITY}, total[2] = {};  // largest exponent, and sum of this thread's
@@ -109,19 +97,10 @@ struct Softmax {
     __device__ void take(const float (&scores)[KEYS / 2], u32 (&weights)[KEYS / 4], float (&mixed)[SIZE / 2]) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float most = scores[2 * half];
-#pragma unroll
-            for (int i = 0; i < KEYS / 2; i++)
-                if (i / 2 % 2 == half) most = fmaxf(most, scores[i]);
-            const float higher = fmaxf(best[half], most_of_row(most) * TO_EXPONENT);
+            const float higher = fmaxf(best[half], most_of_row(scores, half) * TO_EXPONENT);
             const float shrink = power_of_two(best[half] - higher);
             best[half] = higher, total[half] *= shrink;
-#pragma unroll
-            for (int i = half; i < KEYS / 4; i += 2) {
-                const float one = power_of_two(scores[2 * i] * TO_EXPONENT - higher);
-                const float other = power_of_two(scores[2 * i + 1] * TO_EXPONENT - higher);
-                total[half] += one + other, weights[i] = packed(one, other);
-            }
+            weigh(scores, weights, TO_EXPONENT, higher, half, total[half]);
 #pragma unroll
             for (int i = 0; i < SIZE / 2; i++)
                 if (i / 2 % 2 == half) mixed[i] *= shrink;
@@ -141,24 +120,9 @@ __device__ void clear(unsigned char* values, int row, int group, int thread) {
 __device__ void store(unsigned char (&context)[GROUP_ROWS][SIZE * 2], const float (&mixed)[SIZE / 2],
                       const Softmax& softmax, const Tile& at, const Arguments& given, int group, int warp, int lane) {
     const float factor[2] = {reciprocal(sum_of_row(softmax.total[0])), reciprocal(sum_of_row(softmax.total[1]))};
-    const int row = warp * 16 + lane % 16;
-#pragma unroll
-    for (int of = 0; of < SIZE / 16; of++) {
-        const float* const sixteen = &mixed[8 * of];  // columns of two rows
-        store_matrices(&context[row][(of * 2 + lane / 16 ^ row % 8) * 16],
-                       packed(sixteen[0] * factor[0], sixteen[1] * factor[0]),
-                       packed(sixteen[2] * factor[1], sixteen[3] * factor[1]),
-                       packed(sixteen[4] * factor[0], sixteen[5] * factor[0]),
-                       packed(sixteen[6] * factor[1], sixteen[7] * factor[1]));
-    }
-    __syncwarp();
-#pragma unroll
-    for (int of = 0; of < 4; of++) {  // eight lanes have a row
-        const int below = warp * 16 + of * 4 + lane / 8, ours = at.first + group * GROUP_ROWS + below;
-        const uint4 pairs = *reinterpret_cast<const uint4*>(&context[below][(lane % 8 ^ below % 8) * 16]);
-        Half* const to = given.context + u64(at.start + ours) * (HEADS * SIZE) + at.column + lane % 8 * 8;
-        if (ours < at.rows) *reinterpret_cast<uint4*>(to) = pairs;
-    }
+    const int first = at.first + group * GROUP_ROWS + warp * 16;
+    Half* const to = given.context + u64(at.start + first) * (HEADS * SIZE) + at.column;
+    store_rows(context[warp * 16], mixed, factor, to, HEADS * SIZE, at.rows - first, lane);
     __syncwarp();
 }
 
@@ -211,11 +175,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
                 arrive(memory.keys_used[stage]);
                 if (first > 0) arrive(memory.values_used[(step - 1) % STAGES]);
             }
-            if (keys < KEYS) {
-#pragma unroll
-                for (int i = 0; i < KEYS / 2; i++)
-                    if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= keys) sums[i] = MINUS_INFINITY;
-            }
+            leave_out(sums, keys, lane);
             u32 weights[KEYS / 4];
             softmax.take(sums, weights, mixed);
 

@@ -1,5 +1,5 @@
 // What kernels for compute capability 9.0 have in common: barriers in shared memory, how the tensor cores find a matrix
-// there, types and activations. Instructions: https://docs.nvidia.com/cuda/parallel-thread-execution/
+// there, types, softmax and activations. Instructions: https://docs.nvidia.com/cuda/parallel-thread-execution/
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -43,6 +43,17 @@ __device__ void load(void* box, const TensorMap& map, int column, int row, u64& 
                  "[%0], [%1, {%2, %3}], [%4];"
                  :: "r"(shared(box)), "l"(&map), "r"(column), "r"(row), "r"(shared(&barrier)) : "memory");
 }
+
+// The same to the same place in some blocks of the cluster, a bit for each, and to their barriers.
+__device__ void load_for(unsigned short blocks, void* box, const TensorMap& map, int column, int row, u64& barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%2, %3}], [%4], %5;"
+                 :: "r"(shared(box)), "l"(&map), "r"(column), "r"(row), "r"(shared(&barrier)), "h"(blocks) : "memory");
+}
+
+// The barrier of a cluster. What was written before it others need not find behind it.
+__device__ void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ void wait_for_cluster() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
 
 // Where kernels overlap: lets the next one's blocks come where there is room, and waits for the one in front.
 __device__ void wait_for_kernel_in_front() {
@@ -91,6 +102,76 @@ __device__ float power_of_two(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+#define MINUS_INFINITY __int_as_float(0xff800000)
+
+// Attention. A lane has two rows of a product, lane / 4 and 8 more, pairs of columns of the one and of the other in
+// turn; four lanes have a row. `half` is which of the two.
+
+// Keys that are not there have no weight.
+template <int COUNT>
+__device__ void leave_out(float (&scores)[COUNT], int keys, int lane) {
+    if (keys >= 2 * COUNT) return;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= keys) scores[i] = MINUS_INFINITY;
+}
+
+// The largest score.
+template <int COUNT>
+__device__ float most_of_row(const float (&scores)[COUNT], int half) {
+    float most = scores[2 * half];
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        if (i / 2 % 2 == half) most = fmaxf(most, scores[i]);
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+    return fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+}
+
+__device__ float sum_of_row(float value) {
+    value += __shfl_xor_sync(~0u, value, 1);
+    return value + __shfl_xor_sync(~0u, value, 2);
+}
+
+// Weights 2^(scale · score - most), in pairs. This lane's are added to `total`.
+template <int COUNT>
+__device__ void weigh(const float (&scores)[COUNT], u32 (&weights)[COUNT / 2], float scale, float most, int half,
+                      float& total) {
+#pragma unroll
+    for (int i = half; i < COUNT / 2; i += 2) {
+        const float one = power_of_two(scores[2 * i] * scale - most);
+        const float other = power_of_two(scores[2 * i + 1] * scale - most);
+        total += one + other, weights[i] = packed(one, other);
+    }
+}
+
+// A warp's 16 rows of DEPTH columns to shared memory, 16 bytes of a row at their number ^ row % 8.
+__device__ void store_rows(unsigned char* rows, const u32 (&pairs)[DEPTH / 4], int lane) {
+    const int row = lane % 16;
+#pragma unroll
+    for (int of = 0; of < DEPTH / 16; of++)
+        store_matrices(rows + row * DEPTH * 2 + (of * 2 + lane / 16 ^ row % 8) * 16,
+                       pairs[4 * of], pairs[4 * of + 1], pairs[4 * of + 2], pairs[4 * of + 3]);
+}
+
+// Such rows, each half with its factor, by way of shared memory to a matrix `width` columns wide: the first `count`.
+__device__ void store_rows(unsigned char* rows, const float (&mixed)[DEPTH / 2], const float (&factor)[2], Half* to,
+                           int width, int count, int lane) {
+    u32 pairs[DEPTH / 4];
+#pragma unroll
+    for (int i = 0; i < DEPTH / 4; i++) {
+        const float of = factor[i % 2];
+        pairs[i] = packed(mixed[2 * i] * of, mixed[2 * i + 1] * of);
+    }
+    store_rows(rows, pairs, lane);
+    __syncwarp();
+#pragma unroll
+    for (int of = 0; of < 4; of++) {  // eight lanes have a row
+        const int row = of * 4 + lane / 8;
+        const uint4 eight = *reinterpret_cast<const uint4*>(rows + row * DEPTH * 2 + (lane % 8 ^ row % 8) * 16);
+        if (row < count) *reinterpret_cast<uint4*>(to + u64(row) * width + lane % 8 * 8) = eight;
+    }
 }
 
 // Activations, as in activations.py, but gelu takes half as many instructions. It is max(x, 0) - |x| · Φ(-|x|), with

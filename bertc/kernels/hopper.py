@@ -50,6 +50,17 @@ def multiply(element: str, columns: int) -> dict[str, str]:
     }
 
 
+def score(element: str, columns: int) -> dict[str, str]:
+    """SCORE is scores + left · rightᵀ as MULTIPLY is, but `left` lies in four registers. SCORES are its first
+    operands."""
+    count = columns // 2
+    *left, right, more = (f"%{count + index}" for index in range(6))
+    return {
+        "SCORE": _instruction(element, columns, f"{{{', '.join(left)}}}, {right}", more, "0"),
+        "SCORES": _registers("scores", count),
+    }
+
+
 def mix(element: str, columns: int) -> dict[str, str]:
     """MIX is mixed + left · right of 64 rows, so many columns and 16 rows of the right; `left` lies in four registers.
     MIXED are its first operands."""

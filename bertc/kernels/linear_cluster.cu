@@ -126,8 +126,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
     }
     const Four base = four(bias + ours, is_column), scale = four(r_scale + ours, is_column && R_NORM);
     if constexpr (SHARED > 1) {  // all blocks have started their barriers
-        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-        asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+        arrive_at_cluster();
+        wait_for_cluster();
     }
     if constexpr (PDL) asm volatile("griddepcontrol.wait;" ::: "memory");
 
@@ -196,8 +196,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
         // PTX's model asks for a release in the cluster, which waits for all of the GPU's memory, 0.4 µs. On compute
         // capability 9.0 this fence has our stores in shared memory, where the others read them.
         asm volatile("fence.acq_rel.cta;" ::: "memory");
-        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-        asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+        arrive_at_cluster();
+        wait_for_cluster();
     } else
         __syncthreads();
     float4 totals[TURNS];
@@ -217,7 +217,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++)
             asm volatile("" :: "f"(totals[turn].x), "f"(totals[turn].y), "f"(totals[turn].z), "f"(totals[turn].w));
-        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+        arrive_at_cluster();
     }
 
     // what stands behind the sum
@@ -248,5 +248,5 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
         }
         if (is_column && at < rows) *reinterpret_cast<uint2*>(y + u64(at) * N + ours) = value.pairs();
     }
-    if constexpr (SPLIT > 1) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");  // nobody reads here any more
+    if constexpr (SPLIT > 1) wait_for_cluster();  // nobody reads here any more
 }

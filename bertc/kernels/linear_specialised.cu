@@ -128,10 +128,7 @@ struct Tile {
 // The same to the same place in all blocks of the cluster.
 __device__ void load_for_all(void* box, const TensorMap& map, int column, int row, u64& barrier) {
     if constexpr (SHARED == 1) return load(box, map, column, row, barrier);
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-                 "[%0], [%1, {%2, %3}], [%4], %5;"
-                 :: "r"(shared(box)), "l"(&map), "r"(column), "r"(row), "r"(shared(&barrier)),
-                    "h"(static_cast<unsigned short>((1 << SHARED) - 1)) : "memory");
+    load_for((1 << SHARED) - 1, box, map, column, row, barrier);
 }
 
 // By one thread: all that this block reads, in order, as soon as there is room.
@@ -343,8 +340,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     if constexpr (SHARED > 1) {
-        asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-        asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+        arrive_at_cluster();
+        wait_for_cluster();
     } else
         __syncthreads();
 

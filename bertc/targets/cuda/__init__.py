@@ -15,6 +15,7 @@ import numpy as np
 
 from bertc.errors import BertcError, error
 from bertc.graph import Graph, Node
+from bertc.kernels.qkv_attention import TOKENS
 from bertc.ops import Array
 from bertc.passes.expand_unhosted import EXPANDED, Choice, Hosts
 from bertc.reference import Weights
@@ -24,7 +25,19 @@ from bertc.targets.cuda import products
 from bertc.targets.cuda.compile_kernels import HOPPER, compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.lower import Lowering, lowering_of
-from bertc.targets.cuda.plan import ELEMENTS, Choices, Kernel, Launch, Output, Plan, Step, read_plan
+from bertc.targets.cuda.plan import (
+    ELEMENTS,
+    FOLDED,
+    JOINED,
+    PLAIN,
+    Choices,
+    Kernel,
+    Launch,
+    Output,
+    Plan,
+    Step,
+    read_plan,
+)
 from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
 from bertc.targets.cuda.tune import TRIED_UP_TO, tuned
 
@@ -84,7 +97,7 @@ def write(
     architecture = _architecture(architectures)
     shapes = _shapes(spec)
     fewest = min(shape["tokens"] for shape in shapes)
-    lowering, folded, outputs = _lowered(graph, weights, spec.precision, architecture, fewest <= TRIED_UP_TO)
+    lowering, lowered, outputs = _lowered(graph, weights, spec.precision, architecture, fewest)
     compiled: dict[str, Kernel] = {}
     sources, shared = list(lowering.sources.values()), ARCHITECTURES[architecture]
     for index, (key, kernel) in enumerate(compile_kernels(sources, architecture, shared, folder)):
@@ -93,9 +106,8 @@ def write(
         if progress:
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
-    steps, folded = (tuple(step.with_kernels(compiled.keys()) for step in each) for each in (lowering.steps, folded))
-    choices = _choices(folded, fewest) if folded else ((0, 0),)
-    plan = Plan(architecture, lowering.buffers, offsets, compiled, steps, outputs, {}, folded, choices)
+    lists = tuple(tuple(step.with_kernels(compiled.keys()) for step in steps) for steps in lowered)
+    plan = Plan(architecture, lowering.buffers, offsets, compiled, lists, outputs, {}, _choices(lists, fewest))
     if architecture == _architecture_here():
         (folder / PLAN).write_text(plan.to_json(), "utf-8")
         session = Session(folder, Device())
@@ -125,7 +137,7 @@ def refit(
     """
     del names, hashes
     plan = read_plan((old / PLAN).read_text("utf-8"))
-    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, few=True)
+    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, fewest=1)
     if _write_weights(_read_by(plan, lowering), folder / WEIGHTS) != plan.weights:
         message = f"`{old}` has its weights in another layout than this bertc gives them"
         raise error("B0516", message, None, "build the bundle again from the new checkpoint")
@@ -150,32 +162,37 @@ def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Run
 
 
 def _lowered(
-    graph: Graph, weights: Weights, precision: str, architecture: str, few: bool
-) -> tuple[Lowering, list[Step], Mapping[str, Output]]:
-    """A graph's steps, others in which norms go along with products, for few rows too where these are wanted, and the
-    outputs of both."""
+    graph: Graph, weights: Weights, precision: str, architecture: str, fewest: int
+) -> tuple[Lowering, list[list[Step]], Mapping[str, Output]]:
+    """A graph's lists of steps (PLAIN, FOLDED, JOINED), as far as its network and its `fewest` rows differ in them; the
+    lowering that has what all of them read, and the outputs of all."""
     element = PRECISIONS[precision]
     lowering = Lowering(graph, weights, element, architecture)
-    outputs = lowering.run()
+    outputs, lists = lowering.run(), [lowering.steps]
     if element == "f32" or architecture != HOPPER:
-        return lowering, [], outputs
-    folding = Lowering(graph, weights, element, architecture, of=lowering, few=few)
-    same = folding.run() == outputs
-    shared = lowering.buffers.keys() & folding.buffers
-    same = same and all(lowering.buffers[name] == folding.buffers[name] for name in shared)
-    if not same or folding.steps == lowering.steps:
-        return lowering, [], outputs
-    lowering.buffers |= folding.buffers
-    return lowering, folding.steps, outputs
+        return lowering, lists, outputs
+    for joined in (False, True) if fewest <= TOKENS else (False,):
+        other = Lowering(graph, weights, element, architecture, lowering, fewest <= TRIED_UP_TO, joined)
+        same = other.run() == outputs
+        shared = lowering.buffers.keys() & other.buffers
+        same = same and all(lowering.buffers[name] == other.buffers[name] for name in shared)
+        if not same or other.steps in lists:
+            break
+        lowering.buffers |= other.buffers
+        lists.append(other.steps)
+    return lowering, lists, outputs
 
 
-def _choices(folded: Sequence[Step], fewest: int) -> Choices:
-    """For how many rows norms go along where nothing was timed: for all; for few where there are no large tiles that
-    take them, as in bf16 and of a width of 320."""
-    ends = [operation for step in folded for operation in step.ways[-1] if isinstance(operation, Launch)]
+def _choices(lists: Sequence[Sequence[Step]], fewest: int) -> Choices:
+    """The lists that so many rows take where nothing was timed. Norms go along for all; for few where there are no
+    large tiles that take them, as in bf16 and of a width of 320. Attention goes along where it may."""
+    if len(lists) <= FOLDED:
+        return ((0, PLAIN),)
+    joined = ((TOKENS, JOINED),) if len(lists) > JOINED else ()
+    ends = [operation for step in lists[FOLDED] for operation in step.ways[-1] if isinstance(operation, Launch)]
     if not any(operation.kernel.startswith("linear_cluster-") for operation in ends):
-        return ((0, 1),)
-    return ((products.FEW, 1), (0, 0)) if fewest <= products.FEW else ((0, 0),)
+        return (*joined, (0, FOLDED))
+    return (*joined, (products.FEW, FOLDED), (0, PLAIN)) if fewest <= products.FEW else ((0, PLAIN),)
 
 
 def _architecture(wanted: Sequence[str] | None) -> str:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertc.attended import attended
-from bertc.graph import INPUT, Node
+from bertc.graph import INPUT, Graph, Node
 from bertc.kernels import attention_specialised
 from bertc.ops import rotary_factors
 from bertc.passes.pack_sequences import counts_tokens
 from bertc.targets.cuda.compile_kernels import HOPPER
 from bertc.targets.cuda.elementwise import blocks, fixed, number, pointwise, power, strides
 from bertc.targets.cuda.hopper import FEW, MULTIPROCESSORS
-from bertc.targets.cuda.plan import INPUTS, Launch, Place, Size, Tiles
+from bertc.targets.cuda.plan import Launch, Place, Size, Tiles
 from bertc.targets.cuda.views import ZERO, Layout, View, contiguous, product, with_axes
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def attention(lowering: Lowering, node: Node) -> None:
             node, f"the attention kernel takes heads of {sizes}, not {size}; leave out fuse_attention"
         )
     found = attended(lowering.graph, node)
-    lengths = None if found.lengths is None else _lengths(lowering, found.lengths)
+    lengths = None if found.lengths is None else lengths_of(lowering, found.lengths)
     bias = None if found.bias is None else _bias(lowering, node, found.bias)
     starts = None if found.starts is None else lowering.layout(found.starts).place
     row, places = _side_by_side(lowering, node)
@@ -58,7 +58,7 @@ def attention(lowering: Lowering, node: Node) -> None:
         f"bias_{axis}": fixed(stride) for axis, stride in zip(axes, bias.strides if bias else (ZERO,) * 4, strict=True)
     }
     given |= {"PACKED": starts is not None, "HAS_LENGTHS": lengths is not None, "HAS_BIAS": bias is not None}
-    given["GIVEN"] = all(place is None or _is_given(lowering, place.name) for place in (lengths, starts))
+    given["GIVEN"] = is_given(lowering.graph, found.lengths) and is_given(lowering.graph, found.starts)
     given |= {"WINDOW": found.window, "scale": node.attribute("scale"), "PRECISION": lowering.precision}
     ways = [_launch(lowering, given, int(heads), *tile) for tile in _tiles(lowering)]
     roles = SPECIALISED if _takes_roles(lowering, given) else ()
@@ -76,14 +76,14 @@ def _bias(lowering: Lowering, node: Node, bias: str) -> Layout:
     return layout.broadcast((*lowering.shape(query)[:3], lowering.shape(key)[2]))
 
 
-def _lengths(lowering: Lowering, value: str) -> Place:
+def lengths_of(lowering: Lowering, value: str) -> Place:
     """The lengths that the session counts, or others that the graph computes."""
     return lowering.input("lengths") if counts_tokens(lowering.graph, value) else lowering.layout(value).place
 
 
-def _is_given(lowering: Lowering, name: str) -> bool:
-    """Whether a buffer is an input, and no value of the graph that is called like one."""
-    return name in INPUTS and (name not in lowering.graph or lowering.graph.producer(name).op == INPUT)
+def is_given(graph: Graph, value: str | None) -> bool:
+    """Whether lengths or starts are the session's, so that no kernel computes them; also where there are none."""
+    return value is None or graph.producer(value).op == INPUT or counts_tokens(graph, value)
 
 
 def _tiles(lowering: Lowering) -> list[tuple[int, int, int, int]]:
@@ -221,7 +221,7 @@ def scaled_softmax(lowering: Lowering, node: Node) -> None:
 def padding_mask(lowering: Lowering, node: Node) -> None:
     """As memory: attention takes the lengths."""
     batch, _, _, count = node.types[0].shape
-    given: dict[str, Any] = {"lengths": _lengths(lowering, node.values[0]), "mask": lowering.buffer(node.key)}
+    given: dict[str, Any] = {"lengths": lengths_of(lowering, node.values[0]), "mask": lowering.buffer(node.key)}
     grid = [product([batch]), blocks(count, COLUMNS)]
     given |= {"count": number(count), "BLOCK": COLUMNS}
     lowering.step(node.key, [lowering.launch("masks", "padding_mask", grid, 4, [node.key], **given)])

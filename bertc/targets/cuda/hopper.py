@@ -129,7 +129,7 @@ def launch(
     """The kernel of a product, of x or of x's norm. `added`: the norm that the residual is made to; `norm`: what the
     product leaves of its own."""
     x, n, folded = product.x, product.n, product.norm
-    w, bias = _constants(lowering, product, added)
+    w, bias = weight_and_bias(lowering, product, added)
     given: dict[str, Any] = {"ELEMENT": lowering.element, "N": n, "K": x.width, **tile}
     given |= {"ACTIVATION": product.activation, "X_NORM": folded is not None, "R_NORM": added is not None}
     given |= {"HAS_RESIDUAL": residual is not None, "HAS_MOMENTS": norm is not None}
@@ -153,7 +153,7 @@ def launch(
     return lowering.launch("linear_cluster", "linear_cluster", grid, cluster_warps(tile), writes, **given)
 
 
-def _constants(lowering: Lowering, product: Linear, added: Folded | None) -> tuple[Place, Place]:
+def weight_and_bias(lowering: Lowering, product: Linear, added: Folded | None = None) -> tuple[Place, Place]:
     """The weight that a product multiplies by, and in float32 what it adds to every row: the bias, w · shift of x's
     norm, and shift of the norm that is added."""
     w, folded = product.w, product.norm

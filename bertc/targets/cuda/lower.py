@@ -51,14 +51,16 @@ class Lowering:
         architecture: str,
         of: Lowering | None = None,
         few: bool = True,
+        joined: bool = False,
     ) -> None:
         """`of`: another of the same graph; then products take norms along, and go to clusters where there are `few`
-        rows. Both have the same constants, and the same names for the same memory."""
+        rows; query, key and value are `joined` with their attention. Both have the same constants, and the same names
+        for the same memory."""
         self.graph = graph
         self.weights = weights
         self.element = element
         self.architecture = architecture
-        self.folding, self.few = of is not None, few
+        self.folding, self.few, self.joined = of is not None, few, joined
         self.steps: list[Step] = []
         self.buffers: dict[str, Buffer] = {}
         self.sources: dict[str, Source] = of.sources if of else {}

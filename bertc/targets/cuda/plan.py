@@ -35,6 +35,11 @@ class Span:
         return max(self.above, other.above) < min(self.up_to, other.up_to)
 
 
+PLAIN, FOLDED, JOINED = range(3)
+"""Lists of steps that are lowered: norms by kernels of their own; along with the products around them; and beside that
+query, key and value in one kernel with their attention, of TOKENS rows at most."""
+
+
 def spans_of(choices: Choices) -> list[Span]:
     """The rows of each choice; the last is for all above."""
     limits = [rows for rows, _ in choices[:-1]]
@@ -220,34 +225,34 @@ class Plan:
     weights: Mapping[str, tuple[str, int]]
     """Name -> element type, and where in the file of weights it starts, in bytes."""
     kernels: Mapping[str, Kernel]
-    steps: tuple[Step, ...]
+    lists: tuple[tuple[Step, ...], ...]
+    """Lists of steps, all to the same outputs."""
     outputs: Mapping[str, Output]
     algorithms: Mapping[str, str] = field(default_factory=dict[str, str])
     """(product and rows) -> the cuBLASLt algorithm that was fastest when the engine was built, in hex."""
-    folded: tuple[Step, ...] = ()
-    """Other steps to the same outputs: norms go along with the products around them."""
     choices: Choices = ((0, 0),)
-    """1 for so many rows as take these."""
+    """Of the lists."""
 
     def taken(self, rows: int) -> tuple[Step, ...]:
         """The steps for so many rows."""
-        return (self.steps, self.folded)[chosen(self.choices, rows)]
+        return self.lists[chosen(self.choices, rows)]
 
     def pruned(self) -> Plan:
-        """The plan that does the same with nothing besides: without the steps, the ways, the kernels and the weights
-        that it takes for no number of rows. Those that are left lie where they did."""
+        """The plan that does the same with nothing besides: without the lists, the ways, the kernels and the weights
+        that it takes for no number of rows. Weights that are left lie where they did."""
         spans = list(zip(self.choices, spans_of(self.choices), strict=True))
-        taken = [[span for (_, index), span in spans if index == wanted] for wanted in (0, 1)]
-        steps, folded = (
-            tuple(step.within(rows) for step in of if rows)
-            for of, rows in zip((self.steps, self.folded), taken, strict=True)
+        kept = sorted({index for _, index in self.choices})
+        taken = [[span for (_, index), span in spans if index == wanted] for wanted in kept]
+        lists = tuple(
+            tuple(step.within(ranges) for step in self.lists[index]) for index, ranges in zip(kept, taken, strict=True)
         )
-        operations = [operation for step in (*steps, *folded) for way in step.ways for operation in way]
+        choices = tuple((rows, kept.index(index)) for rows, index in self.choices)
+        operations = [operation for steps in lists for step in steps for way in step.ways for operation in way]
         launched = {operation.kernel for operation in operations if isinstance(operation, Launch)}
         kernels = {name: kernel for name, kernel in self.kernels.items() if name in launched}
         read = {place.name for operation in operations for place in operation.places}
         weights = {name: at for name, at in self.weights.items() if name in read}
-        return replace(self, steps=steps, folded=folded, kernels=kernels, weights=weights)
+        return replace(self, lists=lists, choices=choices, kernels=kernels, weights=weights)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
@@ -291,10 +296,9 @@ def read_plan(text: str) -> Plan:
         buffers={name: Buffer(of["element"], _size(of["size"])) for name, of in content["buffers"].items()},
         weights={name: (element, start) for name, (element, start) in content["weights"].items()},
         kernels={name: _kernel(of) for name, of in content["kernels"].items()},
-        steps=tuple(_step(of) for of in content["steps"]),
+        lists=tuple(tuple(_step(of) for of in steps) for steps in content["lists"]),
         outputs={name: _output(of) for name, of in content["outputs"].items()},
         algorithms=content["algorithms"],
-        folded=tuple(_step(of) for of in content["folded"]),
         choices=_choices(content["choices"]),
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertc.graph import UNUSED, Node
 from bertc.kernels.hopper import DEPTH
-from bertc.targets.cuda import folding
+from bertc.targets.cuda import folding, qkv_attention
 from bertc.targets.cuda.compile_kernels import HOPPER
 from bertc.targets.cuda.elementwise import ACTIVATIONS, blocks, number, strides
 from bertc.targets.cuda.hopper import MULTIPROCESSORS, Folded, launch, specialised_tiles
@@ -319,12 +319,16 @@ def _product(product: Linear, lowering: Lowering, y: Place, bias: Place, **rest:
 
 
 def qkv_projection(lowering: Lowering, node: Node) -> None:
-    """One product; query, key and value are columns of it."""
+    """One product; query, key and value are columns of it. Or one kernel with the attention that reads them."""
     x, rows, bias = node.values
     heads, size = node.attribute("heads"), node.attribute("size")
     width = heads * size
     view, folded = _operand(lowering, x)
     projection = Linear(view, lowering.weight(rows).name, bias, 3 * width, norm=folded)
+    reader = qkv_attention.reader(lowering, node)
+    if reader is not None:
+        qkv_attention.qkv_attention(lowering, projection, reader)
+        return
     *rest, _ = lowering.shape(x)
     merged = contiguous(f"{node.key}.merged", (*rest, 3, heads, size))
     axis = len(rest)

@@ -10,7 +10,8 @@ from statistics import median
 
 import numpy as np
 
-from bertc.targets.cuda.plan import Launch, Operation, Plan, Product, Size, Step
+from bertc.kernels.qkv_attention import TOKENS
+from bertc.targets.cuda.plan import JOINED, Choices, Launch, Operation, Plan, Product, Size, Step
 from bertc.targets.cuda.session import Session, algorithm_key
 
 ALIKE = 8
@@ -40,30 +41,38 @@ Work = Callable[[], None]
 
 
 def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progress | None = None) -> Plan:
-    """The session's plan with the fastest way of each step, and the fastest algorithms, for each of the shapes; and
-    with the steps that take norms along where they are faster.
+    """The session's plan with the fastest way of each step, the fastest algorithms and the fastest list of steps, for
+    each of the shapes.
 
     A shape is `batch`, `seq` and `tokens`; ways are chosen by the tokens.
     """
     plan = session.plan
-    lists = [steps for steps in (plan.steps, plan.folded) if steps]
-    taken: list[dict[int, Ways]] = [{} for _ in lists]
-    won = dict[int, bool]()
+    taken: list[dict[int, Ways]] = [{} for _ in plan.lists]
+    won, of_any = dict[int, int](), dict[int, int]()
     for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["tokens"])):
-        rows, ways = sizes["tokens"], [_fastest(session, steps, sizes) for steps in lists]
-        for of_rows, of_list in zip(taken, ways, strict=True):
+        rows = sizes["tokens"]
+        lists = plan.lists if rows <= TOKENS else plan.lists[:JOINED]
+        ways = [_fastest(session, steps, sizes) for steps in lists]
+        for of_rows, of_list in zip(taken, ways, strict=False):
             of_rows[rows] = of_list
-        won[rows] = won.get(rows, True) and len(lists) > 1 and _folded_wins(session, lists, ways, sizes)
+        times = _times_of_lists(session, lists, ways, sizes)
+        for won_by, raced in ((won, times), (of_any, times[:JOINED])):
+            first = raced.index(min(raced))
+            won_by[rows] = min(won_by.get(rows, first), first)
         if progress:
             progress("timing kernels", done + 1, len(shapes))
-    steps, *folded = (_with_choices(*of_list) for of_list in zip(lists, taken, strict=True))
     return replace(
         plan,
-        steps=steps,
+        lists=tuple(_with_choices(*of_list) for of_list in zip(plan.lists, taken, strict=True)),
         algorithms={name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())},
-        folded=folded[0] if folded else (),
-        choices=tuple((rows, int(folds)) for rows, folds in won.items()),
+        choices=_choices(won, of_any),
     )
+
+
+def _choices(won: Mapping[int, int], of_any: Mapping[int, int]) -> Choices:
+    """The lists that won for so many rows, which rise; behind the last, one that takes any."""
+    *_, most = won
+    return (*won.items(), (0, of_any[most])) if won[most] == JOINED else tuple(won.items())
 
 
 def _fastest(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) -> Ways:
@@ -80,17 +89,18 @@ def _fastest(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) 
     return _settled(session, steps, ranked, sizes, addresses)
 
 
-def _folded_wins(
+def _times_of_lists(
     session: Session, lists: Sequence[Sequence[Step]], ways: Sequence[Ways], sizes: Mapping[str, int]
-) -> bool:
-    """Whether the second list of steps is faster than the first, by the ways that they take."""
+) -> list[float]:
+    """Milliseconds of each list of steps, by the ways that they take."""
+    if len(lists) == 1:
+        return [0.0]
     addresses = [_placed(session, steps, sizes) for steps in lists]  # the memory is as large as each needs by now
     works: list[Work] = []
     for steps, taken, of_list in zip(lists, ways, addresses, strict=True):
         _fill(session, steps, sizes, of_list)
         works.append(_taking(session, steps, taken, sizes, of_list))
-    plain, folded = _in_turn(session, works)
-    return folded < plain
+    return _in_turn(session, works)
 
 
 def _placed(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) -> dict[str, int]:

@@ -237,8 +237,8 @@ def check_embeddings(checkpoint: Path, folder: Path) -> Iterator[dict[str, Any]]
 
 
 def check_engines(folder: Path) -> Iterator[dict[str, Any]]:
-    """Two engines on every GPU, whose threads take turns: lists of sequences against one at a time, and the bytes that
-    an engine takes of its own GPU and of others."""
+    """Two engines on every GPU, whose threads take turns: lists of sequences again and again, and against one at a
+    time; and the bytes that an engine takes of its own GPU and of others."""
     spec = replace(bertc.load("minilm-l6"), precision="fp16", shapes=(Profile(Range(1, 8, 16), Range(8, 64, 128)),))
     rows = [np.random.default_rng(index).integers(0, spec.sizes["vocab"], 1 + 7 * index % 128) for index in range(60)]
     numbers = range(torch.cuda.device_count())
@@ -247,6 +247,8 @@ def check_engines(folder: Path) -> Iterator[dict[str, Any]]:
         bertc.build(replace(spec, passes=passes), bundle, "cuda", random_seed=0, force=True)
         own, others = _memory_of_engines(bundle, numbers)
         engines = [bertc.open(bundle, device=number) for number in numbers for _ in range(2)]
+        for engine in engines:
+            _assert_same_each_time(engine, rows)
         with ThreadPoolExecutor(2 * len(engines)) as pool:
             answers = list(pool.map(partial(Engine.run_sequences, ids=rows, tokens=500), engines * 3))
         alone = [engines[0].run({"input_ids": row[None]}) for row in rows]
@@ -263,6 +265,16 @@ def check_engines(folder: Path) -> Iterator[dict[str, Any]]:
         yield {**found, "difference": difference, "own_bytes": own, "others_bytes": others}
     with pytest.raises(BertcError, match=f"there is no GPU {len(numbers)}"):
         bertc.open(folder / "engines", device=len(numbers))
+
+
+def _assert_same_each_time(engine: Engine, rows: Sequence[Array]) -> None:
+    """No kernel reads what has not come yet: a hundred runs of many sequences, whose products have several blocks on a
+    multiprocessor, answer the same to the bit."""
+    first, *others = (engine.run_sequences(ids=rows, tokens=1500) for _ in range(100))
+    for again in others:
+        for one, other in zip(first, again, strict=True):
+            for name, values in one.items():
+                np.testing.assert_array_equal(other[name], values)
 
 
 def _memory_of_engines(bundle: Path, numbers: Sequence[int]) -> tuple[int, int]:

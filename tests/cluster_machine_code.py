@@ -1,4 +1,5 @@
-"""The machine code of linear_cluster.cu: whether blocks read all of each other's sums before others may leave.
+"""The machine code of linear_cluster.cu: whether blocks read each other's sums when these are there, and all of them
+before others may leave.
 
 Six scoreboards of a warp count its loads on their way. In the upper word of an instruction stand the one that its
 result is counted on, and those that it waits for (Jia et al. 2018, Dissecting the NVIDIA Volta GPU Architecture via
@@ -44,6 +45,15 @@ def disassembled(machine_code: Path) -> list[Instruction]:
         Instruction(label or instruction, int(control, 16) if control else 7 << 46)
         for label, instruction, control in LINE.findall(text)
     ]
+
+
+def is_published(code: Sequence[Instruction]) -> bool:
+    """Whether all that a block has stored is in its shared memory when it arrives at the first barrier: NVIDIA's own
+    release of it in the cluster is a fence for the block, and one that waits for stores on their way."""
+    arrival = next(index for index, instruction in enumerate(code) if "UCGABAR_ARV" in instruction.text)
+    last = max(index for index, instruction in enumerate(code[:arrival]) if instruction.text.startswith("STS"))
+    fences = [instruction.text for instruction in code[last:arrival] if re.match("MEMBAR|FENCE", instruction.text)]
+    return fences == ["MEMBAR.ALL.CTA", "FENCE.VIEW.ASYNC.S"]
 
 
 def unread(code: Sequence[Instruction]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import count, pairwise, takewhile
+from itertools import count, pairwise, product, takewhile
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +42,10 @@ def step(name: str, *kernels: str) -> Step:
     return Step(name, tuple((launch(kernel, name),) for kernel in kernels))
 
 
-def plan_of(*lists: Sequence[Step], choices: Choices = ((0, 0),), kernels: Collection[str] = ()) -> Plan:
+def plan_of(
+    *lists: Sequence[Step], choices: Choices = ((0, 0),), alone: Choices = (), kernels: Collection[str] = ()
+) -> Plan:
+    """With those for batches for one sequence too, unless there are others."""
     names = {
         operation.kernel
         for steps in lists
@@ -53,7 +56,8 @@ def plan_of(*lists: Sequence[Step], choices: Choices = ((0, 0),), kernels: Colle
     }
     made = {name: Kernel(f"{name}.cubin", name, 4, 0) for name in sorted({*names, *kernels})}
     weights = {f"{name}.weight": ("f16", index) for index, name in enumerate(made)}
-    return Plan("sm_90", {"y": Buffer("f16", Size(1))}, weights, made, tuple(map(tuple, lists)), {}, {}, choices)
+    buffers = {"y": Buffer("f16", Size(1))}
+    return Plan("sm_90", buffers, weights, made, tuple(map(tuple, lists)), {}, {}, choices, alone or choices)
 
 
 def kernels_of(steps: Sequence[Step], rows: int) -> list[str]:
@@ -61,14 +65,20 @@ def kernels_of(steps: Sequence[Step], rows: int) -> list[str]:
     return [operation.kernel for each in steps for operation in each.way(rows) if isinstance(operation, Launch)]
 
 
+def taken(plan: Plan, rows: int, batch: int) -> list[str]:
+    """The kernels that a plan takes for so many rows of so many sequences."""
+    return kernels_of(plan.taken({"batch": batch, "tokens": rows}), rows)
+
+
 # ------------------------------------------------------------------------------------------------- what is left
 
 
 def test_steps_are_taken_for_ranges_of_rows() -> None:
-    plan = plan_of(*([step("a", name)] for name in "abc"), choices=((16, 2), (32, 1), (64, 0), (128, 1)))
-    taken = [kernels_of(plan.taken(rows), rows) for rows in (1, 16, 17, 32, 33, 64, 65, 4096)]
-    assert taken == [["c"], ["c"], ["b"], ["b"], ["a"], ["a"], ["b"], ["b"]]
-    assert replace(plan, choices=((0, 0),)).taken(1) is plan.lists[0]
+    choices, alone = ((16, 2), (32, 1), (64, 0), (128, 1)), ((32, 1), (0, 2))
+    plan = plan_of(*([step("a", name)] for name in "abc"), choices=choices, alone=alone)
+    limits = (1, 16, 17, 32, 33, 64, 65, 4096)
+    assert [taken(plan, rows, 2) for rows in limits] == [["c"], ["c"], ["b"], ["b"], ["a"], ["a"], ["b"], ["b"]]
+    assert [taken(plan, rows, 1) for rows in limits] == [["b"]] * 4 + [["c"]] * 4
 
 
 @st.composite
@@ -89,22 +99,22 @@ def lists(draw: st.DrawFn) -> Choices:
     return tuple((limit, draw(st.integers(0, 2))) for limit in (*limits, 0))
 
 
-@given(steps("plain"), steps("folded"), steps("joined"), lists())
+@given(steps("plain"), steps("folded"), steps("joined"), lists(), lists())
 def test_a_pruned_plan_does_the_same_with_nothing_besides(
-    plain: list[Step], folded: list[Step], joined: list[Step], choices: Choices
+    plain: list[Step], folded: list[Step], joined: list[Step], choices: Choices, alone: Choices
 ) -> None:
-    plan = plan_of(plain, folded, joined, choices=choices, kernels=["a way's that was not chosen"])
+    plan = plan_of(plain, folded, joined, choices=choices, alone=alone, kernels=["a way's that was not chosen"])
     pruned = plan.pruned()
     used: set[str] = set()
-    for rows in range(1, 13):
-        taken = kernels_of(plan.taken(rows), rows)
-        assert kernels_of(pruned.taken(rows), rows) == taken
-        used |= {*taken}
+    for rows, batch in product(range(1, 13), (1, 2)):
+        kernels = taken(plan, rows, batch)
+        assert taken(pruned, rows, batch) == kernels
+        used |= {*kernels}
     left = [operation for steps in pruned.lists for each in steps for way in each.ways for operation in way]
     assert pruned.kernels.keys() == used == {operation.kernel for operation in left if isinstance(operation, Launch)}
     assert len(left) == len(used)
     assert pruned.weights == {f"{name}.weight": plan.weights[f"{name}.weight"] for name in used}
-    assert len(pruned.lists) == len({index for _, index in choices})
+    assert len(pruned.lists) == len({index for _, index in (*choices, *alone)})
     assert pruned.pruned() == pruned == read_plan(pruned.to_json())
 
 
@@ -117,8 +127,8 @@ class Timed(Session):
     def __init__(self, plan: Plan, cost: Cost, algorithms: Sequence[bytes] = ()) -> None:
         self.plan, self.cost = plan, cost
         self.algorithms: dict[str, bytes] = {}
-        self.runs: list[tuple[int, tuple[str, ...]]] = []
-        """Rows and operations of everything that was timed."""
+        self.runs: list[tuple[Mapping[str, int], tuple[str, ...]]] = []
+        """Sizes and operations of everything that was timed."""
         self.started: list[tuple[bool, str]] = []
         """Whether it was timed, and the operation, of all that was started."""
         self.uploaded: dict[str, list[int]] = {}
@@ -159,7 +169,7 @@ class Timed(Session):
         finally:
             self._is_timing = False
         started = tuple(operation for _, operation in self.started[before:])
-        self.runs.append((self._sizes["tokens"], started))
+        self.runs.append((self._sizes, started))
         return self.cost(started, self._sizes)
 
 
@@ -214,52 +224,56 @@ def test_steps_of_different_layers_are_timed_together_and_each_once(count: int) 
 
 
 @pytest.mark.parametrize(
-    ("won", "choices"),
+    ("won", "batches", "alone"),
     [
-        ([], ((16, 0), (64, 0), (128, 0), (600, 0))),
-        ([(1, 16), (2, 32), (1, 128), (8, 16)], ((16, 1), (64, 1), (128, 1), (600, 0))),
-        ([(1, 128), (8, 16), (1, 600)], ((16, 0), (64, 0), (128, 1), (600, 1))),
-        ([(1, 16), (2, 32), (1, 128)], ((16, 1), (64, 1), (128, 0), (600, 0))),  # 8 sequences of 16 were slower
-        ([(1, 16), (2, 32), (8, 16)], ((16, 1), (64, 1), (128, 0), (600, 0))),
+        ([], (0, 0, 0, 0), (0, 0, 0, 0)),
+        ([(1, 16), (2, 32), (1, 128), (8, 16)], (1, 1, 1, 0), (1, 1, 1, 0)),
+        ([(1, 128), (8, 16), (1, 600)], (0, 0, 1, 1), (0, 0, 1, 1)),
+        ([(1, 16), (2, 32), (1, 128)], (1, 1, 0, 0), (1, 1, 1, 0)),  # 8 sequences of 16 were slower
+        ([(1, 16), (2, 32), (8, 16)], (1, 1, 0, 0), (1, 1, 0, 0)),
     ],
 )
-def test_norms_go_along_where_that_is_faster(won: list[tuple[int, int]], choices: Choices) -> None:
-    """At all shapes of so many rows."""
+def test_norms_go_along_where_that_is_faster(
+    won: list[tuple[int, int]], batches: Sequence[int], alone: Sequence[int]
+) -> None:
+    """At all shapes of so many rows; for one sequence, at its own where it was timed."""
     shapes = [(1, 16), (2, 32), (1, 128), (8, 16), (1, 600)]
 
     def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
         return {"plain": 2.0, "folded": 1.0 if (sizes["batch"], sizes["seq"]) in won else 3.0}[started[0]]
 
     plan = tuned(Timed(plan_of([step("a", "plain")], [step("a", "folded")]), cost), [shape(*each) for each in shapes])
-    assert plan.choices == choices
+    assert plan.choices == tuple(zip((16, 64, 128, 600), batches, strict=True))
+    assert plan.alone == tuple(zip((16, 64, 128, 600), alone, strict=True))
 
 
 JOINED = {"plain": 3.0, "folded": 2.0, "joined": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("times", "shapes", "choices"),
+    ("times", "shapes", "choices", "alone"),
     [
-        (JOINED, [(1, 16), (1, 128), (1, 129)], ((16, 2), (128, 2), (129, 1))),
-        (JOINED, [(1, 16), (1, 128)], ((16, 2), (128, 2), (0, 1))),
-        ({**JOINED, "plain": 1.5}, [(1, 64)], ((64, 2), (0, 0))),
-        ({**JOINED, "joined": 4.0}, [(1, 64)], ((64, 1),)),
-        (JOINED, [(2, 64), (2, 65)], ((128, 2), (130, 1))),
+        (JOINED, [(1, 16), (1, 128), (1, 129)], ((16, 1), (128, 1), (129, 1)), ((16, 2), (128, 2), (129, 1))),
+        (JOINED, [(1, 16), (1, 128), (8, 16)], ((16, 1), (128, 1)), ((16, 2), (128, 2), (0, 1))),
+        ({**JOINED, "plain": 1.5}, [(1, 64)], ((64, 0),), ((64, 2), (0, 0))),
+        ({**JOINED, "joined": 4.0}, [(1, 64)], ((64, 1),), ((64, 1),)),
+        (JOINED, [(1, 16), (2, 64)], ((16, 1), (128, 1)), ((16, 2), (128, 1))),
     ],
 )
-def test_query_key_and_value_are_joined_with_attention_of_128_rows_at_most(
-    times: Mapping[str, float], shapes: Sequence[tuple[int, int]], choices: Choices
+def test_query_key_and_value_are_joined_with_attention_for_one_sequence_of_128_tokens_at_most(
+    times: Mapping[str, float], shapes: Sequence[tuple[int, int]], choices: Choices, alone: Choices
 ) -> None:
-    """Of more, the list is neither timed nor taken, though nothing was timed above; and those have their own steps."""
+    """Of more tokens or sequences, the list is neither timed nor taken, though nothing was timed above; and those have
+    their own steps."""
     session = Timed(plan_of(*([step("a", name)] for name in times)), of_each(times))
     plan = tuned(session, [shape(*each) for each in shapes])
-    assert plan.choices == choices
-    assert max(rows for rows, started in session.runs if "joined" in started) <= 128
+    assert (plan.choices, plan.alone) == (choices, alone)
+    timed = {(sizes["batch"], sizes["seq"]) for sizes, started in session.runs if "joined" in started}
+    assert timed == {(batch, seq) for batch, seq in shapes if batch == 1 and seq <= 128}
     others = min(times["plain"], times["folded"])
     for left in (plan, plan.pruned()):
-        assert [times[kernel] for rows in (129, 130, 50_000) for kernel in kernels_of(left.taken(rows), rows)] == (
-            [others] * 3
-        )
+        of_many = [taken(left, rows, batch) for rows, batch in ((129, 1), (50_000, 1), (2, 2), (128, 8), (50_000, 9))]
+        assert [times[kernel] for (kernel,) in of_many] == [others] * 5
 
 
 def test_hopeless_ways_run_once() -> None:

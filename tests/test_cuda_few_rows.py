@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     plan = Plan(
         *("sm_90", plain.buffers | few.buffers, _write_weights(plain.constants, folder / WEIGHTS), {}),
         *((tuple(plain.steps), tuple(few.steps)), outputs),
-        choices=((FEW_UP_TO, 1), (0, 0)),
+        **dict.fromkeys(("choices", "alone"), ((FEW_UP_TO, 1), (0, 0))),
     )
     (folder / PLAN).write_text(plan.to_json())
     with pytest.MonkeyPatch.context() as patch:
@@ -149,7 +150,7 @@ def build(
             tuple(replace(step, choices=((64, len(step.ways) - 1),)) for step in steps) for steps in session.plan.lists
         )
         choices = ((few_up_to, len(lists) - 1), (0, 0)) if few_up_to else ((0, 0),)
-        return replace(session.plan, lists=lists, choices=choices)
+        return replace(session.plan, lists=lists, choices=choices, alone=choices)
 
     for name, double in {
         "compile_kernels": uncompiled,
@@ -172,15 +173,20 @@ def test_a_bundle_keeps_what_can_be_taken(
     few_up_to: int | None, sizes: Mapping[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Timed: one way of each step, of those for few rows only where they won. Not timed: what a rule chooses, norms
-    along with products, of few rows and of many, and up to 128 rows attention too."""
+    along with products, of few rows and of many, and for one sequence of up to 128 tokens attention too."""
     plan = build(tmp_path / "x", monkeypatch, few_up_to, sizes=sizes, random_seed=0)
-    every = [step for row in (1, 100, 192, 193, TRIED_UP_TO + 1) for step in plan.taken(row)]
+    every = [
+        step
+        for rows, batch in product((1, 100, 192, 193, TRIED_UP_TO + 1), (1, 2))
+        for step in plan.taken({"batch": batch, "tokens": rows})
+    ]
     assert {*every} == {step for steps in plan.lists for step in steps}
     assert len(plan.lists) == (2 if few_up_to or (few_up_to is None and sizes) else 1)
     assert {len(step.ways) for step in every} == ({1, 2, 3} if few_up_to is None else {1})
     for rows in (1, 32, 33, 128, 129, 5000):
         assert norms_go_along(plan, rows) == (few_up_to is None or rows <= few_up_to)
-        assert is_joined(plan, rows) == (sizes == WITH_ROLES and rows <= (128 if few_up_to is None else few_up_to))
+        assert is_joined(plan, rows, 1) == (sizes == WITH_ROLES and rows <= (128 if few_up_to is None else few_up_to))
+        assert is_joined(plan, rows, 2) == (sizes == WITH_ROLES and few_up_to is not None and rows <= few_up_to)
     launched = {op.kernel for step in every for way in step.ways for op in way if isinstance(op, Launch)}
     assert plan.kernels.keys() == launched
     files = {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")}
@@ -192,14 +198,15 @@ def test_a_bundle_keeps_what_can_be_taken(
 
 def norms_go_along(plan: Plan, rows: int) -> bool:
     """Whether products of so many rows are those that can take norms along: by clusters, or of a centred weight."""
-    taken = [operation for step in plan.taken(rows) for operation in step.way(rows)]
+    taken = [operation for step in plan.taken({"batch": 2, "tokens": rows}) for operation in step.way(rows)]
     by_clusters = any(isinstance(op, Launch) and op.kernel.startswith("linear_cluster-") for op in taken)
     return by_clusters or any("centred" in place.name for op in taken for place in op.places)
 
 
-def is_joined(plan: Plan, rows: int) -> bool:
+def is_joined(plan: Plan, rows: int, batch: int) -> bool:
     """Whether query, key and value of so many rows are in one kernel with their attention."""
-    taken = [op.kernel.split("-")[0] for step in plan.taken(rows) for op in step.way(rows) if isinstance(op, Launch)]
+    steps = plan.taken({"batch": batch, "tokens": rows})
+    taken = [op.kernel.split("-")[0] for step in steps for op in step.way(rows) if isinstance(op, Launch)]
     assert not ("qkv_attention" in taken and "attention" in taken)
     return "qkv_attention" in taken
 
@@ -233,25 +240,29 @@ def test_untimed_norms_go_along(
 
 
 @pytest.mark.parametrize(
-    ("precision", "seq", "joined"), [("fp16", 128, True), ("fp16", 129, False), ("bf16", 128, True)]
+    ("precision", "batch", "seq", "joined"),
+    [("fp16", 1, 128, True), ("fp16", 1, 129, False), ("fp16", 2, 64, False), ("bf16", 1, 128, True)],
 )
 def test_untimed_attention_goes_along(
-    precision: str, seq: int, joined: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, batch: int, seq: int, joined: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of up to 128 rows, where a shape has as few."""
+    """For one sequence of up to 128 tokens, where there is such a shape."""
     monkeypatch.setattr("bertc.targets.cuda.compile_kernels", uncompiled)
-    spec = replace(wide_spec(precision=precision), shapes=(Profile(Range(1, 1, 8), Range(seq, seq, seq)),))
+    spec = replace(wide_spec(precision=precision), shapes=(Profile(Range(batch, 8, 8), Range(seq, seq, seq)),))
     spec = replace(spec, sizes={**spec.sizes, **WITH_ROLES})
     bertc.build(spec, tmp_path / "x", "cuda", random_seed=0, architectures=["sm_90"])
     plan = read_plan((tmp_path / "x" / PLAN).read_text())
-    assert [is_joined(plan, rows) for rows in (1, 128, 129, 5000)] == [joined, joined, False, False]
+    assert [is_joined(plan, rows, 1) for rows in (1, 128, 129, 5000)] == [joined, joined, False, False]
+    assert not any(is_joined(plan, rows, 2) for rows in (2, 128, 129))
+    assert any(name.startswith("qkv_attention-") for name in plan.kernels) == joined
 
 
 @pytest.mark.parametrize(("rows", "kernel"), [(512, "linear_cluster"), (513, "linear_specialised")])
 def test_untimed_products_of_norms(rows: int, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By clusters of few rows, by warps with roles of many."""
     plan = build(tmp_path / "x", monkeypatch, None, random_seed=0)
-    taken = [op.kernel for step in plan.taken(rows) for op in step.way(rows) if isinstance(op, Launch)]
+    steps = plan.taken({"batch": 2, "tokens": rows})
+    taken = [op.kernel for step in steps for op in step.way(rows) if isinstance(op, Launch)]
     products = [name.split("-")[0] for name in taken if name.startswith("linear_")]
     assert products == [kernel] * 8
 

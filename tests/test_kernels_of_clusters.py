@@ -14,7 +14,7 @@ import cuda_launching
 import numpy as np
 import pytest
 import torch
-from cluster_machine_code import disassembled, unread
+from cluster_machine_code import disassembled, is_published, unread
 from hopper_double import grid_of, moments_of, results
 from test_kernels import BITS, DEVICE, TYPES, draw, nothing, wide
 
@@ -122,11 +122,13 @@ def test_compiles(case: Case, tmp_path: Path) -> None:
         assert kernel.cluster == constants["SPLIT"] * constants["SHARED"]
 
 
-def test_blocks_read_before_others_leave(tmp_path: Path) -> None:
-    """No block of any tile arrives at the last barrier before it has what it reads of the others."""
+def test_blocks_read_what_is_there(tmp_path: Path) -> None:
+    """No block of any tile arrives at the first barrier before its sums are in its memory, or at the last before it has
+    what it reads of the others."""
     found = [each for case in SPLIT for each in compiled(case, tmp_path) if each[0]["SPLIT"] > 1]
     with ThreadPoolExecutor() as pool:
-        code = pool.map(disassembled, (tmp_path / kernel.file for _, kernel in found))
+        code = list(pool.map(disassembled, (tmp_path / kernel.file for _, kernel in found)))
+        assert all(map(is_published, code))
         assert not any(map(unread, code))
     assert {tuple(constants[name] for name in ("ROWS", "COLUMNS", "SPLIT")) for constants, _ in found} == {
         tile[:3] for tile in CLUSTERS if tile[2] > 1

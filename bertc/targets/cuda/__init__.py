@@ -97,7 +97,7 @@ def write(
     architecture = _architecture(architectures)
     shapes = _shapes(spec)
     fewest = min(shape["tokens"] for shape in shapes)
-    lowering, lowered, outputs = _lowered(graph, weights, spec.precision, architecture, fewest)
+    lowering, lowered, outputs = _lowered(graph, weights, spec.precision, architecture, shapes)
     compiled: dict[str, Kernel] = {}
     sources, shared = list(lowering.sources.values()), ARCHITECTURES[architecture]
     for index, (key, kernel) in enumerate(compile_kernels(sources, architecture, shared, folder)):
@@ -107,7 +107,9 @@ def write(
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
     lists = tuple(tuple(step.with_kernels(compiled.keys()) for step in steps) for steps in lowered)
-    plan = Plan(architecture, lowering.buffers, offsets, compiled, lists, outputs, {}, _choices(lists, fewest))
+    choices = _choices(lists, fewest)
+    alone = ((TOKENS, JOINED), *choices) if len(lists) > JOINED else choices
+    plan = Plan(architecture, lowering.buffers, offsets, compiled, lists, outputs, {}, choices, alone)
     if architecture == _architecture_here():
         (folder / PLAN).write_text(plan.to_json(), "utf-8")
         session = Session(folder, Device())
@@ -137,7 +139,7 @@ def refit(
     """
     del names, hashes
     plan = read_plan((old / PLAN).read_text("utf-8"))
-    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, fewest=1)
+    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, [{"batch": 1, "seq": 1, "tokens": 1}])
     if _write_weights(_read_by(plan, lowering), folder / WEIGHTS) != plan.weights:
         message = f"`{old}` has its weights in another layout than this bertc gives them"
         raise error("B0516", message, None, "build the bundle again from the new checkpoint")
@@ -162,17 +164,19 @@ def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Run
 
 
 def _lowered(
-    graph: Graph, weights: Weights, precision: str, architecture: str, fewest: int
+    graph: Graph, weights: Weights, precision: str, architecture: str, shapes: Sequence[Mapping[str, int]]
 ) -> tuple[Lowering, list[list[Step]], Mapping[str, Output]]:
-    """A graph's lists of steps (PLAIN, FOLDED, JOINED), as far as its network and its `fewest` rows differ in them; the
-    lowering that has what all of them read, and the outputs of all."""
+    """A graph's lists of steps (PLAIN, FOLDED, JOINED), as far as its network differs in them and some shape takes
+    them; the lowering that has what all of them read, and the outputs of all."""
     element = PRECISIONS[precision]
     lowering = Lowering(graph, weights, element, architecture)
     outputs, lists = lowering.run(), [lowering.steps]
     if element == "f32" or architecture != HOPPER:
         return lowering, lists, outputs
-    for joined in (False, True) if fewest <= TOKENS else (False,):
-        other = Lowering(graph, weights, element, architecture, lowering, fewest <= TRIED_UP_TO, joined)
+    few = any(shape["tokens"] <= TRIED_UP_TO for shape in shapes)
+    alone = any(shape["batch"] == 1 and shape["seq"] <= TOKENS for shape in shapes)
+    for joined in (False, True) if alone else (False,):
+        other = Lowering(graph, weights, element, architecture, lowering, few, joined)
         same = other.run() == outputs
         shared = lowering.buffers.keys() & other.buffers
         same = same and all(lowering.buffers[name] == other.buffers[name] for name in shared)
@@ -185,14 +189,13 @@ def _lowered(
 
 def _choices(lists: Sequence[Sequence[Step]], fewest: int) -> Choices:
     """The lists that so many rows take where nothing was timed. Norms go along for all; for few where there are no
-    large tiles that take them, as in bf16 and of a width of 320. Attention goes along where it may."""
+    large tiles that take them, as in bf16 and of a width of 320."""
     if len(lists) <= FOLDED:
         return ((0, PLAIN),)
-    joined = ((TOKENS, JOINED),) if len(lists) > JOINED else ()
     ends = [operation for step in lists[FOLDED] for operation in step.ways[-1] if isinstance(operation, Launch)]
     if not any(operation.kernel.startswith("linear_cluster-") for operation in ends):
-        return (*joined, (0, FOLDED))
-    return (*joined, (products.FEW, FOLDED), (0, PLAIN)) if fewest <= products.FEW else ((0, PLAIN),)
+        return ((0, FOLDED),)
+    return ((products.FEW, FOLDED), (0, PLAIN)) if fewest <= products.FEW else ((0, PLAIN),)
 
 
 def _architecture(wanted: Sequence[str] | None) -> str:

@@ -7,6 +7,7 @@ how many rows there are. Sizes that are known only when the engine runs are prod
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf, prod
@@ -37,7 +38,7 @@ class Span:
 
 PLAIN, FOLDED, JOINED = range(3)
 """Lists of steps that are lowered: norms by kernels of their own; along with the products around them; and beside that
-query, key and value in one kernel with their attention, of TOKENS rows at most."""
+query, key and value in one kernel with their attention, for one sequence of TOKENS at most."""
 
 
 def spans_of(choices: Choices) -> list[Span]:
@@ -231,28 +232,30 @@ class Plan:
     algorithms: Mapping[str, str] = field(default_factory=dict[str, str])
     """(product and rows) -> the cuBLASLt algorithm that was fastest when the engine was built, in hex."""
     choices: Choices = ((0, 0),)
-    """Of the lists."""
+    """Of the lists, for batches."""
+    alone: Choices = ((0, 0),)
+    """Of the lists, for one sequence."""
 
-    def taken(self, rows: int) -> tuple[Step, ...]:
-        """The steps for so many rows."""
-        return self.lists[chosen(self.choices, rows)]
+    def taken(self, sizes: Mapping[str, int]) -> tuple[Step, ...]:
+        """The steps for a shape."""
+        return self.lists[chosen(self.alone if sizes["batch"] == 1 else self.choices, sizes["tokens"])]
 
     def pruned(self) -> Plan:
         """The plan that does the same with nothing besides: without the lists, the ways, the kernels and the weights
         that it takes for no number of rows. Weights that are left lie where they did."""
-        spans = list(zip(self.choices, spans_of(self.choices), strict=True))
-        kept = sorted({index for _, index in self.choices})
-        taken = [[span for (_, index), span in spans if index == wanted] for wanted in kept]
-        lists = tuple(
-            tuple(step.within(ranges) for step in self.lists[index]) for index, ranges in zip(kept, taken, strict=True)
-        )
-        choices = tuple((rows, kept.index(index)) for rows, index in self.choices)
+        taken = defaultdict[int, list[Span]](list)
+        for choices in (self.choices, self.alone):
+            for (_, index), span in zip(choices, spans_of(choices), strict=True):
+                taken[index].append(span)
+        kept = sorted(taken)
+        lists = tuple(tuple(step.within(taken[index]) for step in self.lists[index]) for index in kept)
+        choices, alone = (tuple((rows, kept.index(index)) for rows, index in of) for of in (self.choices, self.alone))
         operations = [operation for steps in lists for step in steps for way in step.ways for operation in way]
         launched = {operation.kernel for operation in operations if isinstance(operation, Launch)}
         kernels = {name: kernel for name, kernel in self.kernels.items() if name in launched}
         read = {place.name for operation in operations for place in operation.places}
         weights = {name: at for name, at in self.weights.items() if name in read}
-        return replace(self, lists=lists, choices=choices, kernels=kernels, weights=weights)
+        return replace(self, lists=lists, choices=choices, alone=alone, kernels=kernels, weights=weights)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
@@ -300,6 +303,7 @@ def read_plan(text: str) -> Plan:
         outputs={name: _output(of) for name, of in content["outputs"].items()},
         algorithms=content["algorithms"],
         choices=_choices(content["choices"]),
+        alone=_choices(content["alone"]),
     )
 
 

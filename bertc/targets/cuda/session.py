@@ -126,7 +126,7 @@ class Session:
             self._stage(call)
             self._upload(call)
             sizes, addresses = call.prepared.sizes, call.prepared.addresses
-            steps = self.plan.taken(sizes["tokens"])
+            steps = self.plan.taken(sizes)
             ways = [step.way(sizes["tokens"]) for step in steps]
             parts = [partial(self._run, [way], sizes, addresses) for way in ways]
             found: defaultdict[str, float] = defaultdict(float)
@@ -192,7 +192,7 @@ class Session:
         return self._captured.get(tuple(sizes.values()), lambda: self._prepared(sizes))
 
     def _prepared(self, sizes: Mapping[str, int]) -> Prepared:
-        ways = [step.way(sizes["tokens"]) for step in self.plan.taken(sizes["tokens"])]
+        ways = [step.way(sizes["tokens"]) for step in self.plan.taken(sizes)]
         addresses = self.place(ways, sizes)
         self._run(ways, sizes, addresses)  # finds the products' algorithms, which a capture must not
         return Prepared(sizes, addresses, self.device.captured(lambda: self._run(ways, sizes, addresses)))

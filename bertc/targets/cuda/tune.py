@@ -48,31 +48,39 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
     """
     plan = session.plan
     taken: list[dict[int, Ways]] = [{} for _ in plan.lists]
-    won, of_any = dict[int, int](), dict[int, int]()
+    won, alone = dict[int, int](), dict[int, int]()
     for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["tokens"])):
         rows = sizes["tokens"]
-        lists = plan.lists if rows <= TOKENS else plan.lists[:JOINED]
+        is_alone = sizes["batch"] == 1
+        lists = plan.lists if is_alone and rows <= TOKENS else plan.lists[:JOINED]
         ways = [_fastest(session, steps, sizes) for steps in lists]
         for of_rows, of_list in zip(taken, ways, strict=False):
             of_rows[rows] = of_list
         times = _times_of_lists(session, lists, ways, sizes)
-        for won_by, raced in ((won, times), (of_any, times[:JOINED])):
-            first = raced.index(min(raced))
-            won_by[rows] = min(won_by.get(rows, first), first)
+        first = _first(times[:JOINED])
+        won[rows] = min(won.get(rows, first), first)
+        if is_alone:
+            alone[rows] = _first(times)
         if progress:
             progress("timing kernels", done + 1, len(shapes))
     return replace(
         plan,
         lists=tuple(_with_choices(*of_list) for of_list in zip(plan.lists, taken, strict=True)),
         algorithms={name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())},
-        choices=_choices(won, of_any),
+        choices=tuple(won.items()),
+        alone=_choices_alone(won, {**won, **alone}),
     )
 
 
-def _choices(won: Mapping[int, int], of_any: Mapping[int, int]) -> Choices:
-    """The lists that won for so many rows, which rise; behind the last, one that takes any."""
-    *_, most = won
-    return (*won.items(), (0, of_any[most])) if won[most] == JOINED else tuple(won.items())
+def _first(times: Sequence[float]) -> int:
+    """The fastest list, and of those the first."""
+    return times.index(min(times))
+
+
+def _choices_alone(won: Mapping[int, int], alone: Mapping[int, int]) -> Choices:
+    """The lists that won for one sequence of so many rows, which rise; behind the last, one that takes any."""
+    *_, most = alone
+    return (*alone.items(), (0, won[most])) if alone[most] == JOINED else tuple(alone.items())
 
 
 def _fastest(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) -> Ways:

@@ -270,9 +270,9 @@ def check_engines(folder: Path) -> Iterator[dict[str, Any]]:
 def _assert_same_each_time(engine: Engine, rows: Sequence[Array]) -> None:
     """No kernel reads what has not come yet: a hundred runs of many sequences, whose products have several blocks on a
     multiprocessor, answer the same to the bit."""
-    first, *others = (engine.run_sequences(ids=rows, tokens=1500) for _ in range(100))
-    for again in others:
-        for one, other in zip(first, again, strict=True):
+    first = engine.run_sequences(ids=rows, tokens=1500)
+    for _ in range(99):
+        for one, other in zip(first, engine.run_sequences(ids=rows, tokens=1500), strict=True):
             for name, values in one.items():
                 np.testing.assert_array_equal(other[name], values)
 

@@ -52,8 +52,11 @@ def is_published(code: Sequence[Instruction]) -> bool:
     release of it in the cluster is a fence for the block, and one that waits for stores on their way."""
     arrival = next(index for index, instruction in enumerate(code) if "UCGABAR_ARV" in instruction.text)
     last = max(index for index, instruction in enumerate(code[:arrival]) if instruction.text.startswith("STS"))
-    fences = [instruction.text for instruction in code[last:arrival] if re.match("MEMBAR|FENCE", instruction.text)]
-    return fences == ["MEMBAR.ALL.CTA", "FENCE.VIEW.ASYNC.S"]
+    behind = code[last : arrival + 1]
+    fences = [index for index, instruction in enumerate(behind) if re.match("MEMBAR|FENCE", instruction.text)]
+    names = [behind[index].text for index in fences]
+    waits = set[int]().union(*(instruction.waits for instruction in behind[fences[-1] + 1 :]))
+    return names == ["MEMBAR.ALL.CTA", "FENCE.VIEW.ASYNC.S"] and behind[fences[-1]].scoreboard in waits
 
 
 def unread(code: Sequence[Instruction]) -> list[str]:

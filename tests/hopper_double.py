@@ -65,7 +65,7 @@ def context(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:
     query, key, value = (_wide(given[name]).reshape(len(given[name]), heads, -1) for name in ("query", "key", "value"))
     mixed = _wide(given["context"][: query.size]).reshape(query.shape)
     for sequence in range(batch):
-        length = int(given["lengths"][sequence]) if constants["HAS_LENGTHS"] else seq
+        length = int(given["lengths"][sequence]) if constants.get("HAS_LENGTHS", True) else seq
         start = int(given["starts"][sequence]) if constants["PACKED"] else sequence * seq
         rows = slice(start, start + (length if constants["PACKED"] else seq))
         keys = slice(start, start + length)

@@ -12,6 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bertc
+from bertc.shapes import Profile, Range
+from bertc.targets.cuda import _shapes  # pyright: ignore[reportPrivateUsage]
 from bertc.targets.cuda.plan import (
     Buffer,
     Choices,
@@ -226,17 +229,17 @@ def test_steps_of_different_layers_are_timed_together_and_each_once(count: int) 
 @pytest.mark.parametrize(
     ("won", "batches", "alone"),
     [
-        ([], (0, 0, 0, 0), (0, 0, 0, 0)),
-        ([(1, 16), (2, 32), (1, 128), (8, 16)], (1, 1, 1, 0), (1, 1, 1, 0)),
-        ([(1, 128), (8, 16), (1, 600)], (0, 0, 1, 1), (0, 0, 1, 1)),
-        ([(1, 16), (2, 32), (1, 128)], (1, 1, 0, 0), (1, 1, 1, 0)),  # 8 sequences of 16 were slower
-        ([(1, 16), (2, 32), (8, 16)], (1, 1, 0, 0), (1, 1, 0, 0)),
+        ([], (0, 0, 0, 0), (0, 0, 0)),
+        ([(1, 16), (2, 32), (1, 128), (8, 16)], (1, 1, 1, 0), (1, 1, 0)),
+        ([(1, 128), (8, 16), (1, 600)], (0, 0, 1, 1), (0, 1, 1)),
+        ([(1, 16), (2, 32), (1, 128)], (1, 1, 0, 0), (1, 1, 0)),  # 8 sequences of 16 were slower
+        ([(1, 16), (2, 32), (8, 16)], (1, 1, 0, 0), (1, 0, 0)),
     ],
 )
 def test_norms_go_along_where_that_is_faster(
     won: list[tuple[int, int]], batches: Sequence[int], alone: Sequence[int]
 ) -> None:
-    """At all shapes of so many rows; for one sequence, at its own where it was timed."""
+    """At all shapes of so many rows; for one sequence, at its own."""
     shapes = [(1, 16), (2, 32), (1, 128), (8, 16), (1, 600)]
 
     def cost(started: Sequence[str], sizes: Mapping[str, int]) -> float:
@@ -244,10 +247,13 @@ def test_norms_go_along_where_that_is_faster(
 
     plan = tuned(Timed(plan_of([step("a", "plain")], [step("a", "folded")]), cost), [shape(*each) for each in shapes])
     assert plan.choices == tuple(zip((16, 64, 128, 600), batches, strict=True))
-    assert plan.alone == tuple(zip((16, 64, 128, 600), alone, strict=True))
+    assert plan.alone == tuple(zip((16, 128, 600), alone, strict=True))
 
 
 JOINED = {"plain": 3.0, "folded": 2.0, "joined": 1.0}
+
+DEFAULT_ALONE = ((1, 2), (128, 2), (1024, 1))
+"""8 sequences of one token say nothing of one sequence of 8."""
 
 
 @pytest.mark.parametrize(
@@ -258,6 +264,7 @@ JOINED = {"plain": 3.0, "folded": 2.0, "joined": 1.0}
         ({**JOINED, "plain": 1.5}, [(1, 64)], ((64, 0),), ((64, 2), (0, 0))),
         ({**JOINED, "joined": 4.0}, [(1, 64)], ((64, 1),), ((64, 1),)),
         (JOINED, [(1, 16), (2, 64)], ((16, 1), (128, 1)), ((16, 2), (128, 1))),
+        (JOINED, [(1, 1), (8, 1), (1, 128), (8, 128)], tuple((n, 1) for n in (1, 8, 128, 1024)), DEFAULT_ALONE),
     ],
 )
 def test_query_key_and_value_are_joined_with_attention_for_one_sequence_of_128_tokens_at_most(
@@ -274,6 +281,24 @@ def test_query_key_and_value_are_joined_with_attention_for_one_sequence_of_128_t
     for left in (plan, plan.pruned()):
         of_many = [taken(left, rows, batch) for rows, batch in ((129, 1), (50_000, 1), (2, 2), (128, 8), (50_000, 9))]
         assert [times[kernel] for (kernel,) in of_many] == [others] * 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "seq", "is_timed"),
+    [
+        ((1, 8, 8), (16, 384, 512), True),
+        ((1, 1, 1), (128, 128, 128), True),
+        ((2, 8, 8), (16, 384, 512), False),
+        ((1, 8, 8), (129, 384, 512), False),
+        ((1, 8, 8), (16, 64, 127), False),
+    ],
+)
+def test_one_sequence_of_128_tokens_is_timed_where_there_may_be_one(
+    batch: tuple[int, int, int], seq: tuple[int, int, int], is_timed: bool
+) -> None:
+    profile = Profile(Range(*batch), Range(*seq))
+    pairs = {*product(batch, seq)} | ({(1, 128)} if is_timed else set())
+    assert _shapes(replace(bertc.load("bert-base"), shapes=(profile,))) == [shape(*pair) for pair in sorted(pairs)]
 
 
 def test_hopeless_ways_run_once() -> None:

@@ -60,7 +60,8 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     plan = Plan(
         *("sm_90", plain.buffers | few.buffers, _write_weights(plain.constants, folder / WEIGHTS), {}),
         *((tuple(plain.steps), tuple(few.steps)), outputs),
-        **dict.fromkeys(("choices", "alone"), ((FEW_UP_TO, 1), (0, 0))),
+        choices=((2 * FEW_UP_TO, 1), (0, 0)),
+        alone=((FEW_UP_TO, 1), (0, 0)),
     )
     (folder / PLAN).write_text(plan.to_json())
     with pytest.MonkeyPatch.context() as patch:
@@ -70,12 +71,16 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return session, spec
 
 
-@pytest.mark.parametrize(("tokens", "few"), [(5, True), (FEW_UP_TO, True), (FEW_UP_TO + 1, False)])
-def test_a_session_takes_them_for_few_rows(tokens: int, few: bool, opened: tuple[Recording, Spec]) -> None:
-    """One sequence: all of its steps are started and timed, none of the others, and both compute the same."""
+@pytest.mark.parametrize(
+    ("batch", "seq", "few"),
+    [(1, 5, True), (1, FEW_UP_TO, True), (1, FEW_UP_TO + 1, False), (2, FEW_UP_TO, True), (4, FEW_UP_TO, False)],
+)
+def test_a_session_takes_them_for_few_rows(batch: int, seq: int, few: bool, opened: tuple[Recording, Spec]) -> None:
+    """One sequence, or a batch: all of its steps are started and timed, none of the others, and both compute the
+    same."""
     session, spec = opened
-    taken = session.plan.lists[few]
-    ids = np.random.default_rng(tokens).integers(0, 53, (1, tokens)).astype(np.int32)
+    tokens, taken = batch * seq, session.plan.lists[few]
+    ids = np.random.default_rng(tokens).integers(0, 53, (batch, seq)).astype(np.int32)
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     session.started = []
     answers = session.run(inputs)

@@ -269,6 +269,27 @@ if DEVICE != "cpu":  # a cluster's memory has no interpreter
                     assert_left(last, results(second[0], behind), "f16")
                 device.forget(graph)
 
+    @pytest.mark.parametrize("form", ["to a norm", "gelu"])
+    def test_the_same_each_time(form: str, tmp_path: Path) -> None:
+        """No block adds up sums that have not come: several are on a multiprocessor, and one product starts before the
+        other has ended."""
+        rows, n, k = 1408, 384, 384
+        given = arguments("f16", rows, n, k)
+        kernels = [each for each in compiled(Case(form, n, k), tmp_path) if each[0]["SPLIT"] > 1]
+        with closing(Device()) as device, device.current():
+            for kernel in kernels:
+                left = [outputs("f16", rows, n) for _ in range(16)]
+                torch.cuda.synchronize()
+                graph = device.captured(
+                    partial(start, [launch(device, tmp_path, *kernel, {**given, **each}) for each in left])
+                )
+                for _ in range(20):
+                    device.replay(graph)
+                    device.wait()
+                    first, *others = (each["y"][: rows * n] for each in left)
+                    assert all(torch.equal(first, other) for other in others), kernel[0]
+                device.forget(graph)
+
     def start(launches: Sequence[Callable[[], None]]) -> None:
         for each in launches:
             each()

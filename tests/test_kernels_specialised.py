@@ -156,6 +156,21 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
                 weights = np.exp(-(numbers**2) / 2) * half
                 assert abs((weights * off).sum() / weights.sum()) < 5e-6
 
+    def test_gelu_of_rows_without_deviation(tmp_path: Path) -> None:
+        """Whose factor is more than f16 has: of rows of 0 it leaves what the bias alone gives."""
+        given = {**arguments("f16", 300, 768, 192), "y_moments": nothing("f32", 1)}
+        given["x"][::3] = 0
+        given["x_moments"].reshape(-1, 300, 2)[:, ::3] = 0
+        with closing(Device()) as device, device.current():
+            for _, kernel in compiled(FORMS["gelu"], "f16", 768, 192, tmp_path):
+                given["y"] = nothing("f16", 300 * 768)
+                launch(device, tmp_path, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, "f16")()
+                device.wait()
+                y = wide(given["y"]).reshape(300, 768)
+                of_bias = PRIMITIVES["gelu"].reference(wide(given["bias"]))
+                assert np.isfinite(y).all()
+                assert (np.abs(y[::3] - of_bias) <= 4e-3 * (1 + np.abs(of_bias))).all()
+
     def assert_left(found: Mapping[str, Any], expected: Mapping[str, Array], off: Array, element: str) -> None:
         rows, n = off.shape
         y = wide(found["y"][: rows * n]).reshape(rows, n)

@@ -144,6 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_specialised(
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
+    release_next_kernel();
     wait_for_kernel_in_front();
 
     if (group == GROUPS) {

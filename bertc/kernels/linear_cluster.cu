@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
         arrive_at_cluster();
         wait_for_cluster();
     }
-    if constexpr (PDL) asm volatile("griddepcontrol.wait;" ::: "memory");
+    wait_for_kernel_in_front();
 
     // what does: all of it is asked for before any is used
     if (thread == 0) {
@@ -178,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
     if (warp < MULTIPLYING) asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
     // The first of a block's threads here signals for all of it, and that is one that helps: while others multiply, the
     // next kernel may take the room that is left and ask for its weights. It reads ours when this grid has ended.
-    if constexpr (PDL) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    release_next_kernel();
     if (X_NORM && has_row) memory.x_factors[thread] = x_of.line(X_EPS).x;
     if (R_NORM && has_row) memory.r_lines[thread] = r_of.line(R_EPS);
 
@@ -211,11 +211,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
         }
     }
     if constexpr (SPLIT > 1) {
-        // What is read must have come before others may leave. A fence would see to it, and take its time; without one
-        // sums stand in front of the barrier here, and tests find them there in the machine code.
-#pragma unroll
-        for (int turn = 0; turn < TURNS; turn++)
-            asm volatile("" :: "f"(totals[turn].x), "f"(totals[turn].y), "f"(totals[turn].z), "f"(totals[turn].w));
+        // What is read must have come before others may leave. A release would wait for all of the GPU's memory; this
+        // waits for what the warp has asked for, and tests find that in the machine code.
+        asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
         arrive_at_cluster();
     }
 

@@ -10,6 +10,7 @@
 // store. So the tensor cores never wait for an end, but for a block's last, which the warps that multiply see to
 // themselves. SHARED blocks are a cluster: their tiles lie below one another, and each loads its part of w for all.
 // IN_PAIRS, all that stands behind the sum is GELU, taken of two f16 at once: at the power limit instructions cost time.
+// The deviation of x's norm has to be above 2⁻¹⁶ then, which its rows' own entries have to be to be numbers of f16.
 // In f16 |x · wᵀ| has to stay below 65520, whatever is added to it: beyond, y is infinite or NaN.
 //
 // linear_specialised.py says what the compiler is given in front of this and of hopper.cuh. Needs compute capability 9.0.
@@ -34,7 +35,7 @@ static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 
 static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
 static_assert(STRIPES >= HELPERS || GROUPS * STRIPES % HELPERS == 0, "a helper has a group's stripes in all tiles");
 static_assert(HAS_RESIDUAL || !R_NORM, "a norm is the residual's");
-static_assert(!IN_PAIRS || !(BF16 || HAS_RESIDUAL || HAS_MOMENTS));
+static_assert(!IN_PAIRS || !(BF16 || HAS_RESIDUAL || HAS_MOMENTS), "pairs are of f16, and have gelu alone behind them");
 static_assert(W_BYTES / SHARED % 1024 == 0, "parts of w begin where the swizzle does");
 
 // Of a row's norms: x's multiplies the sum, the residual's makes residual.x * value + residual.y of a value.
@@ -141,6 +142,7 @@ __device__ void load_tiles(Memory& memory, const TensorMap& x, const TensorMap& 
     int tile = blockIdx.x / SHARED, step = 0;
     if (tile < tiles)
         for (int stage = 0; stage < EARLY; stage++) load_w(Tile(tile), stage * DEPTH, stage);
+    release_next_kernel();
     wait_for_kernel_in_front();
     for (; tile < tiles; tile += clusters) {
         const Tile at(tile);
@@ -176,7 +178,7 @@ struct Lines {
         if (R_NORM) residual = {r_moments, row, rows, lane};
     }
     __device__ Line line() const {
-        const float factor = X_NORM ? x.line(X_EPS).x : 1;
+        const float factor = X_NORM ? x.line(X_EPS).x : 0;  // beyond f16 it would make no number of sums of 0
         return {R_NORM ? residual.line(R_EPS) : float2{}, IN_PAIRS ? fminf(factor, 65504) : factor};
     }
 };
@@ -259,21 +261,21 @@ __device__ void finish(const Sums& sums, const Residual& residual, const Columns
         const bool is_there = piece.has(turn, rows, lane);
         if constexpr (IN_PAIRS) {
             store(y + turn * 4 * N, gelu_of(sums.of[turn], X_NORM ? line.x : 1, columns.pairs), is_there);
-            continue;
-        }
-        Eight value(sums.of[turn]);
-        const Eight more(residual.of[turn]);
+        } else {
+            Eight value(sums.of[turn]);
+            const Eight more(residual.of[turn]);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            float v = (X_NORM ? value.at[i] * line.x : value.at[i]) + columns.base.at[i];
-            if (R_NORM)
-                v += columns.r_scale.at[i] * (more.at[i] * line.residual.x + line.residual.y);
-            else if (HAS_RESIDUAL)
-                v += more.at[i];
-            value.at[i] = ACTIVATE(v);
+            for (int i = 0; i < 8; i++) {
+                float v = (X_NORM ? value.at[i] * line.x : value.at[i]) + columns.base.at[i];
+                if (R_NORM)
+                    v += columns.r_scale.at[i] * (more.at[i] * line.residual.x + line.residual.y);
+                else if (HAS_RESIDUAL)
+                    v += more.at[i];
+                value.at[i] = ACTIVATE(v);
+            }
+            if constexpr (HAS_MOMENTS) moments[turn] = Moment(value);
+            store(y + turn * 4 * N, value.pairs(), is_there);
         }
-        if constexpr (HAS_MOMENTS) moments[turn] = Moment(value);
-        store(y + turn * 4 * N, value.pairs(), is_there);
     }
     if constexpr (HAS_MOMENTS) {
         const Moment of = moment_of_row(moments, lane);
@@ -350,6 +352,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
         if (warp == HELPERS) {
             if (lane == 0) load_tiles(memory, x, w, block, clusters, tiles);
         } else {
+            release_next_kernel();
             wait_for_kernel_in_front();
             Stripe now(blockIdx.x / SHARED, warp);
             Residual ahead(residual, now.first(block), rows, lane);
@@ -368,6 +371,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(MULTIPLYING));
+        release_next_kernel();
         wait_for_kernel_in_front();
         int step = 0, turn = 0;
         for (int tile = blockIdx.x / SHARED; tile < tiles; tile += clusters, turn++) {

@@ -17,10 +17,10 @@ CONSTANTS = (*("ELEMENT", "N", "K", "ROWS", "COLUMNS", "STAGES", "SHARED"), *hop
 def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one product, of all CONSTANTS."""
     element, activation = constants["ELEMENT"], constants["ACTIVATION"]
-    is_alone = not constants["HAS_RESIDUAL"] and not constants["HAS_MOMENTS"]
+    ends_there = not constants["HAS_RESIDUAL"] and not constants["HAS_MOMENTS"]
     macros = hopper.multiply(element, constants["COLUMNS"]) | {
         "ACTIVATE": activation,
-        "IN_PAIRS": str(int(element == "f16" and activation == "gelu" and is_alone)),
+        "IN_PAIRS": str(int(element == "f16" and activation == "gelu" and ends_there)),
     }
     return hopper.source("linear_specialised.cu", constants, shared_bytes(constants), macros)
 

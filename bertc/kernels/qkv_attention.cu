@@ -37,7 +37,7 @@ struct Task {
 
     __device__ Task(const int* starts, const int* lengths, int seq) {
         part = blockIdx.x % PARTS, half = blockIdx.x / PARTS % 2, head = blockIdx.x / BLOCKS;
-        keys = HAS_LENGTHS ? min(lengths[blockIdx.y], seq) : seq;
+        keys = min(lengths[blockIdx.y], seq);
         start = PACKED ? starts[blockIdx.y] : blockIdx.y * seq;
         first = half * ROWS, rows = PACKED ? keys : seq;
     }
@@ -91,16 +91,16 @@ __device__ void load_boxes(Memory& memory, const TensorMap& x, const TensorMap& 
     __syncwarp();
     wait_for_cluster();  // all blocks have started their barriers
     if (is_loader) {
-        if constexpr (PDL) asm volatile("griddepcontrol.wait;" ::: "memory");
+        wait_for_kernel_in_front();
         for (int box = task.part; box < BOXES; box += PARTS)
-            load_for(7 << task.half * PARTS, memory.x[box], x, box * DEPTH, task.start + task.first,
+            load_for((1 << PARTS) - 1 << task.half * PARTS, memory.x[box], x, box * DEPTH, task.start + task.first,
                      memory.loaded[box]);
         for (int box = STAGES; box < BOXES; box++) {
             wait(memory.used[box - STAGES], 0);
             load_w(box);
         }
         // For all of the block: the next kernel may take the room that is left and ask for its weights.
-        if constexpr (PDL) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+        release_next_kernel();
     }
     __syncwarp();
     arrive_at_cluster();
@@ -205,7 +205,7 @@ extern "C" __global__ void __cluster_dims__(BLOCKS, 1, 1) __launch_bounds__(THRE
     for (int i = 0; i < DEPTH / 8; i++)
         added[i] = *reinterpret_cast<const float2*>(bias + task.column() + 8 * i + lane % 4 * 2);
     wait_for_cluster();
-    if constexpr (PDL) asm volatile("griddepcontrol.wait;" ::: "memory");
+    wait_for_kernel_in_front();
     const int first = task.first + warp * 16;
     Moments<K, 2> x_of;
     if constexpr (X_NORM) x_of = {x_moments, min(task.start + first + lane % 16, rows - 1), rows, lane};

@@ -20,7 +20,7 @@ PARAMETERS = ("x", "w", "bias", "x_moments", "starts", "lengths", "context", "se
 """x [rows, K] and w [3 · HEADS · SIZE, K] come in boxes of [ROWS, DEPTH]; bias is float32, x_moments as a product's;
 starts and lengths are int32 [batch], and no kernel's."""
 
-CONSTANTS = ("ELEMENT", "K", "HEADS", "SCALE", "PACKED", "HAS_LENGTHS", "STAGES", "X_NORM", "X_EPS", "PDL")
+CONSTANTS = ("ELEMENT", "K", "HEADS", "SCALE", "PACKED", "STAGES", "X_NORM", "X_EPS", "PDL")
 
 
 def source(constants: Mapping[str, Any]) -> str:

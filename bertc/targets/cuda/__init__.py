@@ -139,7 +139,8 @@ def refit(
     """
     del names, hashes
     plan = read_plan((old / PLAN).read_text("utf-8"))
-    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, [{"batch": 1, "seq": 1, "tokens": 1}])
+    of_all_lists = [{"batch": 1, "seq": 1, "tokens": 1}]
+    lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, of_all_lists)
     if _write_weights(_read_by(plan, lowering), folder / WEIGHTS) != plan.weights:
         message = f"`{old}` has its weights in another layout than this bertc gives them"
         raise error("B0516", message, None, "build the bundle again from the new checkpoint")
@@ -219,8 +220,14 @@ def _architecture_here() -> str | None:
 
 
 def _shapes(spec: Spec) -> list[dict[str, int]]:
-    """The smallest, usual and largest batch and sequence of every profile, in all pairs."""
-    pairs = {
+    """The smallest, usual and largest batch and sequence of every profile, in all pairs; and one sequence of TOKENS,
+    up to which it has steps of its own, where a profile has that."""
+    alone = {
+        (1, TOKENS)
+        for profile in spec.shapes
+        if profile.batch.smallest == 1 and profile.seq.smallest <= TOKENS <= profile.seq.largest
+    }
+    pairs = alone | {
         (batch, seq)
         for profile in spec.shapes
         for batch in (profile.batch.smallest, profile.batch.usual, profile.batch.largest)

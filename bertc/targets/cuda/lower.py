@@ -54,7 +54,7 @@ class Lowering:
         joined: bool = False,
     ) -> None:
         """`of`: another of the same graph; then products take norms along, and go to clusters where there are `few`
-        rows; query, key and value are `joined` with their attention. Both have the same constants, and the same names
+        rows; query, key and value are `joined` with their attention. All have the same constants, and the same names
         for the same memory."""
         self.graph = graph
         self.weights = weights

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 def reader(lowering: Lowering, node: Node) -> Node | None:
     """The attention that a qkv_projection takes along, which alone reads its results."""
     graph = lowering.graph
-    readers = {reader.key: reader for result in node.results if result != UNUSED for reader in graph.users(result)}
-    if not lowering.joined or len(readers) != 1 or not _fits(lowering, node):
+    results = [result for result in node.results if result != UNUSED]
+    readers = {user.key: user for result in results for user in graph.users(result)}
+    is_inside = len(readers) == 1 and not any(map(graph.is_output, results))
+    if not (lowering.joined and is_inside and _fits(lowering, node)):
         return None
     (found,) = readers.values()
     return found if found.values[:3] == node.results and _is_plain(graph, found) else None
@@ -35,11 +37,13 @@ def _fits(lowering: Lowering, node: Node) -> bool:
 
 
 def _is_plain(graph: Graph, node: Node) -> bool:
-    """Whether a node is attention with no mask but lengths, and no kernel computes these."""
+    """Whether a node is attention with no mask but lengths, which no kernel computes. The largest score is found before
+    scores are scaled, so that the scale has to be above 0."""
     if node.op not in ("attention", "packed_attention") or node.attribute("scale") <= 0:
         return False
     of = attended(graph, node)
-    return of.bias is None and of.window == 0 and is_given(graph, of.starts) and is_given(graph, of.lengths)
+    is_masked = of.lengths is None or of.bias is not None or of.window > 0
+    return not is_masked and is_given(graph, of.starts) and is_given(graph, of.lengths)
 
 
 def stages(width: int) -> int:
@@ -56,13 +60,13 @@ def qkv_attention(lowering: Lowering, projection: Linear, node: Node) -> None:
     context = lowering.buffer(node.key)
     given: dict[str, Any] = {"ELEMENT": lowering.element, "K": x.width, "STAGES": stages(x.width)}
     given |= {"HEADS": projection.n // (PARTS * SIZE), "SCALE": node.attribute("scale")}
-    given |= {"PACKED": of.starts is not None, "HAS_LENGTHS": of.lengths is not None}
-    given |= {"X_NORM": folded is not None, "X_EPS": folded.eps if folded else 0.0}
+    given |= {"PACKED": of.starts is not None, "X_NORM": folded is not None, "X_EPS": folded.eps if folded else 0.0}
     given["x"] = Tiles(Place(x.buffer, x.offset), projection.rows, x.width, x.row, (ROWS, DEPTH))
     given["w"] = Tiles(w, Size(projection.n), x.width, Size(x.width), (SIZE, DEPTH))
     given |= {"bias": bias, "x_moments": folded.moments if folded else bias, "context": context}
     given["starts"] = lowering.layout(of.starts).place if of.starts else context
-    given["lengths"] = lengths_of(lowering, of.lengths) if of.lengths else context
+    assert of.lengths is not None  # see _is_plain
+    given["lengths"] = lengths_of(lowering, of.lengths)
     given |= {"seq": Size(1, ("seq",)), "rows": projection.rows}
     grid = [Size(cluster(given) * given["HEADS"]), Size(1, ("batch",))]
     launch = lowering.launch("qkv_attention", "qkv_attention", grid, warps(given), [context.name], **given)

@@ -57,10 +57,10 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
         for of_rows, of_list in zip(taken, ways, strict=False):
             of_rows[rows] = of_list
         times = _times_of_lists(session, lists, ways, sizes)
-        first = _first(times[:JOINED])
-        won[rows] = min(won.get(rows, first), first)
+        fastest = _fastest_list(times[:JOINED])
+        won[rows] = min(won.get(rows, fastest), fastest)
         if is_alone:
-            alone[rows] = _first(times)
+            alone[rows] = _fastest_list(times)
         if progress:
             progress("timing kernels", done + 1, len(shapes))
     return replace(
@@ -68,19 +68,21 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
         lists=tuple(_with_choices(*of_list) for of_list in zip(plan.lists, taken, strict=True)),
         algorithms={name: algorithm.hex() for name, algorithm in sorted(session.algorithms.items())},
         choices=tuple(won.items()),
-        alone=_choices_alone(won, {**won, **alone}),
+        alone=_choices_alone(won, alone),
     )
 
 
-def _first(times: Sequence[float]) -> int:
-    """The fastest list, and of those the first."""
+def _fastest_list(times: Sequence[float]) -> int:
     return times.index(min(times))
 
 
 def _choices_alone(won: Mapping[int, int], alone: Mapping[int, int]) -> Choices:
-    """The lists that won for one sequence of so many rows, which rise; behind the last, one that takes any."""
-    *_, most = alone
-    return (*alone.items(), (0, won[most])) if alone[most] == JOINED else tuple(alone.items())
+    """The lists that won for one sequence, up to the most rows that it had; above, as for batches. Rows rise; the last
+    is one that takes any."""
+    above = {rows: index for rows, index in won.items() if rows > max(alone, default=0)}
+    choices = (*alone.items(), *above.items())
+    _, last = choices[-1]
+    return (*choices, (0, won[max(won)])) if last == JOINED else choices
 
 
 def _fastest(session: Session, steps: Sequence[Step], sizes: Mapping[str, int]) -> Ways:

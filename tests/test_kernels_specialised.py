@@ -131,7 +131,7 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
 
     def test_gelu_of_every_number(tmp_path: Path) -> None:
         """In f16, by a product with 1: no more than 2.7 half units in the last place of x off, all that far from 0 it
-        is x or nothing, and on average of normal x nothing that a tanh for Φ would leave, 4e-5 at 1."""
+        is x or nothing, and on average of normal x 5e-6, where a tanh for Φ leaves 5.6e-5."""
         size = 64
         every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.float16).reshape(-1, size)
         x = torch.where(every.abs() < 65504, every, 0).to(DEVICE)
@@ -157,7 +157,8 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
                 assert abs((weights * off).sum() / weights.sum()) < 5e-6
 
     def test_gelu_of_rows_without_deviation(tmp_path: Path) -> None:
-        """Whose factor is more than f16 has: of rows of 0 it leaves what the bias alone gives."""
+        """Whose factor is more than f16 has: of rows of 0 it leaves what the bias alone gives, rounded to f16, and then
+        2.7 half units off; 2e-7 for what is below normal numbers."""
         given = {**arguments("f16", 300, 768, 192), "y_moments": nothing("f32", 1)}
         given["x"][::3] = 0
         given["x_moments"].reshape(-1, 300, 2)[:, ::3] = 0
@@ -167,9 +168,10 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
                 launch(device, tmp_path, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, "f16")()
                 device.wait()
                 y = wide(given["y"]).reshape(300, 768)
-                of_bias = PRIMITIVES["gelu"].reference(wide(given["bias"]))
+                bias = wide(given["bias"])
+                off = np.abs(y[::3] - PRIMITIVES["gelu"].reference(bias))
                 assert np.isfinite(y).all()
-                assert (np.abs(y[::3] - of_bias) <= 4e-3 * (1 + np.abs(of_bias))).all()
+                assert (off <= (1.13 + 2.7) * 2.0**-11 * np.abs(bias) + 2e-7).all()
 
     def assert_left(found: Mapping[str, Any], expected: Mapping[str, Array], off: Array, element: str) -> None:
         rows, n = off.shape

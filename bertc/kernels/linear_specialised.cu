@@ -10,7 +10,7 @@
 // store. So the tensor cores never wait for an end, but for a block's last, which the warps that multiply see to
 // themselves. SHARED blocks are a cluster: their tiles lie below one another, and each loads its part of w for all.
 // IN_PAIRS, all that stands behind the sum is GELU, taken of two f16 at once: at the power limit instructions cost time.
-// The deviation of x's norm has to be above 2⁻¹⁶ then, which its rows' own entries have to be to be numbers of f16.
+// Then 1 / deviation of x's norm is 65504 at most: what is made of rows of a deviation below 2⁻¹⁶ is too small.
 // In f16 |x · wᵀ| has to stay below 65520, whatever is added to it: beyond, y is infinite or NaN.
 //
 // linear_specialised.py says what the compiler is given in front of this and of hopper.cuh. Needs compute capability 9.0.

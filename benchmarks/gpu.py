@@ -16,10 +16,9 @@ import argparse
 import datetime
 import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +117,21 @@ def _ratio(row: Row) -> dict[str, Any]:
     }
 
 
-def findings(wanted: Collection[str], checkpoint: Path | None, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each finding and the part that it is of, as they come; the rows of a network are of one bundle."""
+def findings(
+    wanted: Collection[str], checkpoint: Path | None, folder: Path
+) -> Iterator[tuple[str, Iterable[dict[str, Any]]]]:
+    """Each part and what is found of it, as it comes; the rows of a network are of one bundle."""
     for part, check in CHECKS.items():
         if part in wanted:
-            yield from ((part, found) for found in check(folder))
+            yield part, check(folder)
     if checkpoint is not None and "embeddings" in wanted:
-        yield from (("embeddings", found) for found in check_embeddings(checkpoint, folder))
+        yield "embeddings", check_embeddings(checkpoint, folder)
     for name, shapes in CASES.items():
         chosen = [(batch, seq) for batch, seq in shapes if f"{name}/{batch}x{seq}" in wanted]
         if chosen:
-            yield from ((f"{name}/{row['batch']}x{row['seq']}", row) for row in measure(name, chosen, folder))
+            yield from ((f"{name}/{row['batch']}x{row['seq']}", [row]) for row in measure(name, chosen, folder))
     if "packed" in wanted:
-        yield from (("packed", found) for found in measure_packed("bert-large", 256, folder))
+        yield "packed", measure_packed("bert-large", 256, folder)
 
 
 def run_here() -> dict[str, Any]:
@@ -173,9 +174,9 @@ def main() -> None:
         json.loads(options.json.read_text("utf-8")) if options.json and options.json.exists() else {}
     )
     with tempfile.TemporaryDirectory() as scratch:
-        for part, of_part in groupby(findings(wanted, options.checkpoint, Path(scratch)), lambda one: one[0]):
+        for part, of_part in findings(wanted, options.checkpoint, Path(scratch)):
             found[part] = []
-            for _, one in of_part:
+            for one in of_part:
                 found[part].append(one)
                 print(f"{part}:", ", ".join(f"{name} {_short(value)}" for name, value in one.items()), flush=True)
             if options.json:

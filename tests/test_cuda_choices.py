@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from itertools import count, pairwise, product, takewhile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,6 +121,16 @@ def test_a_pruned_plan_does_the_same_with_nothing_besides(
     assert pruned.weights == {f"{name}.weight": plan.weights[f"{name}.weight"] for name in used}
     assert len(pruned.lists) == len({index for _, index in (*choices, *alone)})
     assert pruned.pruned() == pruned == read_plan(pruned.to_json())
+
+
+def test_each_way_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, of each list: the nth of all its steps, or from the first again where a step has fewer."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    each_way = import_module("gpu_checks")._each_way
+    plan = plan_of([step("a", "a"), step("b", "b.0", "b.1", "b.2"), step("c", "c.0", "c.1")], [step("a", "folded")])
+    found = [(index, taken(each, rows, batch)) for index, each in each_way(plan) for rows, batch in ((1, 1), (900, 3))]
+    plain = [["a", "b.0", "c.0"], ["a", "b.1", "c.1"], ["a", "b.2", "c.0"]]
+    assert found == [(0, kernels) for kernels in plain for _ in range(2)] + 2 * [(1, ["folded"])]
 
 
 # ------------------------------------------------------------------------------------------------------- timing
@@ -336,10 +348,12 @@ def test_ways_are_found_while_the_clock_falls() -> None:
 
 
 def test_alternatives_are_timed_in_turn() -> None:
-    """Once each, and then again and again, so that none has the GPU while its clock is high."""
-    session = Timed(plan_of([step("a", "one", "two", "three")]), of_each({"one": 1, "two": 2, "three": 3}))
+    """Once each, and then again and again, by themselves and where they are near in the whole network, so that none
+    has the GPU while its clock is high."""
+    session = Timed(plan_of([step("a", "one", "two", "three")]), of_each({"one": 1, "two": 1.01, "three": 2}))
     tuned(session, [shape(1, TRIED_UP_TO + 1)])
-    assert [started for _, started in session.runs] == [("one",), ("two",), ("three",)] * (1 + REPLAYS)
+    alone, beside = [("one",), ("two",), ("three",)], [("one",), ("two",)]
+    assert [started for _, started in session.runs] == alone * (1 + REPLAYS) + beside * REPLAYS
 
 
 def test_lists_are_compared_while_the_clock_falls() -> None:

@@ -263,6 +263,30 @@ def test_memory_is_kept_and_given_back(opened: Any, padded_batch: Mapping[str, A
     assert vars(phases(padded_batch)) == {"host_to_device": 1.0, "compute": 1.0, "device_to_host": 1.0}
 
 
+def test_other_choices_are_taken_from_then_on(
+    opened: Any, padded_batch: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened[0]
+    started: list[Operation] = []
+
+    def start(operation: Operation, *rest: Any) -> None:
+        started.append(operation)
+        InterpretedSession.start(session, operation, *rest)
+
+    monkeypatch.setattr(session, "start", start)
+    first = session.plan
+    steps = first.lists[0]
+    others = tuple(replace(step, choices=((0, len(step.ways) - 1),)) for step in steps)
+    found: list[Any] = []
+    for plan, taken in ((replace(first, lists=(others,)), others), (first, steps)):
+        session.take(plan)
+        started.clear()
+        found.append(session.run(padded_batch)["last_hidden_state"])
+        assert {*started} == {operation for step in taken for operation in step.way(padded_batch["input_ids"].size)}
+    assert steps != others
+    np.testing.assert_allclose(*found, rtol=0, atol=BOUND)
+
+
 def test_each_step_is_timed_once_a_run(opened: Any, padded_batch: Mapping[str, Any]) -> None:
     session, _, _, _ = opened
     times = session.step_times({name: array.astype(np.int32) for name, array in padded_batch.items()}, 3)

@@ -95,8 +95,31 @@ def write(
     """Write the plan, its weights and its kernels. Raises BertcError B0511 for an architecture that has no kernels."""
     del hashes  # the manifest has them
     architecture = _architecture(architectures)
+    drafted, lowering = draft(graph, weights, folder, spec, architecture, progress)
+    plan = drafted
+    if architecture == _architecture_here():
+        session = Session(folder, Device())
+        with session.device.current():
+            plan = tuned(session, _shapes(spec), progress)
+        session.close()
+    plan = plan.pruned()
+    plan = replace(plan, weights=_write_weights(_read_by(plan, lowering), folder / WEIGHTS))
+    (folder / PLAN).write_text(plan.to_json(), "utf-8")
+    for key in drafted.kernels.keys() - plan.kernels.keys():
+        (folder / drafted.kernels[key].file).unlink()
+
+
+def draft(
+    graph: Graph,
+    weights: Weights,
+    folder: Path,
+    spec: Spec,
+    architecture: str,
+    progress: Progress | None = None,
+) -> tuple[Plan, Lowering]:
+    """Write a plan that has all ways of all lists of steps, its weights and its kernels; and the lowering that it is
+    of. Nothing is timed: choices are by count."""
     shapes = _shapes(spec)
-    fewest = min(shape["tokens"] for shape in shapes)
     lowering, lowered, outputs = _lowered(graph, weights, spec.precision, architecture, shapes)
     compiled: dict[str, Kernel] = {}
     sources, shared = list(lowering.sources.values()), ARCHITECTURES[architecture]
@@ -107,20 +130,11 @@ def write(
             progress("compiling kernels", index + 1, len(sources))
     offsets = _write_weights(lowering.constants, folder / WEIGHTS)
     lists = tuple(tuple(step.with_kernels(compiled.keys()) for step in steps) for steps in lowered)
-    choices = _choices(lists, fewest)
+    choices = _choices(lists, min(shape["tokens"] for shape in shapes))
     alone = ((TOKENS, JOINED), *choices) if len(lists) > JOINED else choices
     plan = Plan(architecture, lowering.buffers, offsets, compiled, lists, outputs, {}, choices, alone)
-    if architecture == _architecture_here():
-        (folder / PLAN).write_text(plan.to_json(), "utf-8")
-        session = Session(folder, Device())
-        with session.device.current():
-            plan = tuned(session, shapes, progress)
-        session.close()
-    plan = plan.pruned()
-    plan = replace(plan, weights=_write_weights(_read_by(plan, lowering), folder / WEIGHTS))
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
-    for key in compiled.keys() - plan.kernels.keys():
-        (folder / compiled[key].file).unlink()
+    return plan, lowering
 
 
 def refit(

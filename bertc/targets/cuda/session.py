@@ -109,6 +109,12 @@ class Session:
         with self._turn, self.device.current():
             return self._answers(self._packed_call(inputs))
 
+    def take(self, plan: Plan) -> None:
+        """Other choices of the same lists and ways from now on; what was captured is void."""
+        with self._turn, self.device.current():
+            self.plan = plan
+            self._captured.clear()
+
     def phases(self, inputs: Mapping[str, Array]) -> Phases:
         """What a call of `run` costs the device."""
         with self._turn, self.device.current():

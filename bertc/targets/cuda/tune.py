@@ -144,14 +144,13 @@ def _settled(
     """The ways that are fastest beside each other: of few rows, a kernel's end and the next one's start cost as much as
     the work between, and depend on both; of many, the GPU's clock falls by as much as the whole takes more power."""
     taken = {signature: ways[0] for signature, ways in ranked.items()}
-    rounds = 2 if _are_few(sizes) else 1
-    for signature, way in rounds * [(signature, way) for signature, ways in ranked.items() for way in ways]:
-        other = {**taken, signature: way}
-        if other != taken:
-            works = [_taking(session, steps, ways, sizes, addresses) for ways in (taken, other)]
-            best, found = _in_turn(session, works)
-            if found < WORTH * best:
-                taken = other
+    several = [(signature, ways) for signature, ways in ranked.items() if len(ways) > 1]
+    for signature, ways in (2 if _are_few(sizes) else 1) * several:
+        works = [_taking(session, steps, {**taken, signature: way}, sizes, addresses) for way in ways]
+        times = dict(zip(ways, _in_turn(session, works), strict=True))
+        fastest = min(ways, key=times.__getitem__)
+        if times[fastest] < WORTH * times[taken[signature]]:
+            taken[signature] = fastest
     return taken
 
 

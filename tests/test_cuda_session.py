@@ -236,6 +236,7 @@ def test_inputs_fill_their_buffers(opened: Any, monkeypatch: pytest.MonkeyPatch)
     assert seen.keys() >= {"input_ids", "token_type_ids", "lengths"}
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered in reduce")  # rows that nobody reads
 def test_lists_of_sequences(opened: Any) -> None:
     """In two batches, in the order given; an arena that grows and pinned memory that grows on the way."""
     session, spec, elaborated, weights = opened

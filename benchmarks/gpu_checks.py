@@ -55,8 +55,8 @@ FAMILIES = Path(__file__).parent.parent / "tests" / "fixtures" / "families"
 PADDED_ONLY = ("deberta",)
 """Families whose networks have no packed form."""
 
-PROCESSES = 8
-"""Checks that run at once: most of the time goes into compiling and the reference."""
+PROCESSES = 12
+"""Checks that run at once: compiling and the reference take most of the time, and 4 GB of host memory each."""
 
 SENTENCES = [
     "A man is eating food.",

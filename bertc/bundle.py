@@ -29,7 +29,7 @@ from bertc.spec import Profile
 from bertc.text.settings import TextSettings
 from bertc.tree import MappingNode, Node, ScalarNode, SequenceNode, read_source
 from bertc.version import VERSION
-from bertc.writing import scratch_beside
+from bertc.writing import move, scratch_beside
 
 MANIFEST = "manifest.json"
 GRAPH = "graph.net"
@@ -120,13 +120,12 @@ def _describe(path: Path) -> File:
 
 def _move_into_place(made: Path, path: Path, replaced: Path, force: bool) -> None:
     _refuse_existing(path, force)  # again: the build took its time
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        made.rename(path)
+        move(made, path)
         return
     path.rename(replaced)
     try:
-        made.rename(path)
+        move(made, path)
     except BaseException:
         replaced.rename(path)
         raise

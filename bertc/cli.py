@@ -13,7 +13,6 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import NoReturn
 
 from bertc import bundle_verbs, spec_verbs
@@ -22,6 +21,7 @@ from bertc.codes import OUR_BUG
 from bertc.errors import BertcError, error
 from bertc.output import document
 from bertc.version import VERSION
+from bertc.writing import stop
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -29,9 +29,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a verb and exit with its code."""
     _open_closed_streams()
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as `nohup` leaves it
-            signal.signal(signum, _stop)
+            signal.signal(signum, stop)
     warnings.formatwarning = _one_line
     sys.exit(run(arguments))
 
@@ -103,11 +103,6 @@ def _extend(options: Namespace) -> None:
     for path in (options.extensions or "").split(","):
         if path:
             extend(path)
-
-
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    """Leave as on Ctrl-C, so that what is half written is taken away."""
-    raise KeyboardInterrupt
 
 
 def _eval(options: Namespace) -> int:

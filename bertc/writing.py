@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all: written beside their place and renamed into it (rename(2) is atomic)."""
+"""Files that appear whole or not at all: written beside their place and renamed into it (rename(2) is atomic), unless
+the process has been asked to stop."""
 
 from __future__ import annotations
 
@@ -7,8 +8,31 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import NoReturn
 
 from bertc.errors import error
+
+_signals: list[int] = []
+"""Those that asked the process to stop."""
+
+
+def stop(signum: int, frame: FrameType | None) -> NoReturn:
+    """A signal's handler: leave as on Ctrl-C, so that what is half written is taken away. Some code drops what is
+    raised in it, as Cython's modules do while they are imported; then nothing is moved into its place any more."""
+    _signals.append(signum)
+    raise KeyboardInterrupt
+
+
+def move(written: Path, place: Path) -> None:
+    """Rename what is whole into its place, whose folder is made if need be.
+
+    Raises KeyboardInterrupt when the process has been asked to stop.
+    """
+    if _signals:
+        raise KeyboardInterrupt
+    place.parent.mkdir(parents=True, exist_ok=True)
+    written.replace(place)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,8 +54,7 @@ def replacing(path: Path) -> Generator[Path]:
     with scratch_beside(path) as scratch:
         place, written = Path(os.path.realpath(path)), scratch / path.name
         yield written
-        place.parent.mkdir(parents=True, exist_ok=True)
-        written.replace(place)
+        move(written, place)
 
 
 @contextmanager

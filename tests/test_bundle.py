@@ -98,14 +98,13 @@ def test_a_bundle_that_appears_during_the_build_stays(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_midway_puts_the_old_bundle_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bundle(tmp_path / "x", fill)
-    rename = Path.rename
 
-    def refuse_new(self: Path, target: Path) -> Path:
-        if self.name == "new":
-            raise KeyboardInterrupt
-        return rename(self, target)
+    def refuse(self: Path, target: Path) -> Path:
+        assert (self.name, target) == ("new", tmp_path / "x")
+        assert not target.exists()
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "rename", refuse_new)
+    monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(KeyboardInterrupt):
         write_bundle(tmp_path / "x", fill, force=True)
     read_bundle(tmp_path / "x")

@@ -281,6 +281,29 @@ sys.meta_path.insert(0, Interrupting)
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "")
 
 
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_that_a_module_drops_leaves_nothing(sent: str, spec: str, tmp_path: Path) -> None:
+    """As Cython's modules do, which catch whatever is raised while they are imported."""
+    program = f"""
+import os, runpy, signal, sys
+class Dropping:
+    def find_spec(name, *_):
+        if name == "bertc.targets.onnx":
+            try:
+                os.kill(os.getpid(), signal.{sent})
+            except KeyboardInterrupt:
+                print("dropped")
+sys.meta_path.insert(0, Dropping)
+runpy.run_module('bertc', run_name='__main__')
+"""
+    output = tmp_path / "out" / "x"
+    command = [sys.executable, "-c", program, "build", spec, "--target", "onnx", "--random-weights", "0", "-o", output]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (130, "dropped\n")
+    assert found.stderr.endswith("interrupted; nothing was left behind\n")
+    assert not output.parent.exists()
+
+
 def test_a_warning_is_one_line() -> None:
     program = """
 import warnings

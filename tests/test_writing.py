@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from bertc.checkpoints import convert_weights
 from bertc.engine import write_arrays
 from bertc.errors import BertcError
 from bertc.weights_io import Tensor
-from bertc.writing import replacing, write_text
+from bertc.writing import replacing, stop, write_text
 
 
 def refusal(path: Path) -> str:
@@ -46,6 +48,18 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(
         write_half(tmp_path / name, problem)
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
     assert (tmp_path / "old").read_text() == "old"
+
+
+def test_nothing_is_moved_once_the_process_was_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where somebody has dropped what the signal raised."""
+    monkeypatch.setattr("bertc.writing._signals", [])
+    write_text(tmp_path / "x", "old")
+    with suppress(KeyboardInterrupt):
+        stop(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "x", "new")
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x").read_text() == "old"
 
 
 def test_arrays_that_fail_half_way_leave_the_old_file(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from bertc.errors import error
 from bertc.extensions import extend_installed
 from bertc.plugins import OPS
-from bertc.writing import scratch_beside
+from bertc.writing import heed_signals, scratch_beside
 
 
 def new(kind: str, name: str, folder: Path) -> list[Path]:
@@ -58,6 +58,7 @@ def _refuse_name(kind: str, name: str) -> None:
 def _move(scratch: Path, folder: Path, names: tuple[str, ...]) -> None:
     """All files or none: a link, unlike a renaming, never takes the place of a file that is there."""
     moved: list[Path] = []
+    heed_signals()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:

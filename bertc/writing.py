@@ -24,13 +24,18 @@ def stop(signum: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def heed_signals() -> None:
+    """Raises KeyboardInterrupt when the process has been asked to stop."""
+    if _signals:
+        raise KeyboardInterrupt
+
+
 def move(written: Path, place: Path) -> None:
     """Rename what is whole into its place, whose folder is made if need be.
 
     Raises KeyboardInterrupt when the process has been asked to stop.
     """
-    if _signals:
-        raise KeyboardInterrupt
+    heed_signals()
     place.parent.mkdir(parents=True, exist_ok=True)
     written.replace(place)
 

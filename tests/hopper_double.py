@@ -65,7 +65,7 @@ def context(constants: Mapping[str, Any], given: Mapping[str, Any]) -> Array:
     query, key, value = (_wide(given[name]).reshape(len(given[name]), heads, -1) for name in ("query", "key", "value"))
     mixed = _wide(given["context"][: query.size]).reshape(query.shape)
     for sequence in range(batch):
-        length = int(given["lengths"][sequence]) if constants.get("HAS_LENGTHS", True) else seq
+        length = int(given["lengths"][sequence]) if constants["HAS_LENGTHS"] else seq
         start = int(given["starts"][sequence]) if constants["PACKED"] else sequence * seq
         rows = slice(start, start + (length if constants["PACKED"] else seq))
         keys = slice(start, start + length)
@@ -81,8 +81,9 @@ def projected_context(constants: Mapping[str, Any], given: Mapping[str, Any]) ->
     """qkv_attention.cu: query, key and value are rounded to x's type, as between two kernels."""
     n = constants["HEADS"] * 3 * DEPTH
     projection = {**constants, "N": n, "ACTIVATION": "", "HAS_RESIDUAL": False, "HAS_MOMENTS": False}
+    masked = {**constants, "HAS_LENGTHS": True}
     rounded = torch.from_numpy(results(projection, given)["y"]).to(given["x"].dtype)
-    return context(constants, {**given, **dict(zip(("query", "key", "value"), rounded.chunk(3, 1), strict=True))})
+    return context(masked, {**given, **dict(zip(("query", "key", "value"), rounded.chunk(3, 1), strict=True))})
 
 
 def moments_of(values: Array) -> Array:

@@ -28,6 +28,7 @@ from bertc.targets.cuda import ARCHITECTURES
 from bertc.targets.cuda.compile_kernels import is_cuda, kernel_function, parameters
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import Launch, Operation, Output, Product, Size, Step, Tiles, arena, read_plan
+from bertc.targets.cuda.tune import _signature
 
 SIZES = "{layers: 2, hidden: 128, heads: 8, inner: 256, vocab: 53, positions: 19, labels: 5}"
 PRE_NORM = (
@@ -127,11 +128,12 @@ class Interpreted:
 def test_every_way_of_every_step(
     network: str, precision: str, architecture: str, padded_batch: Mapping[str, Any]
 ) -> None:
-    """Each way of a step computes the same, and the last one goes on; the outputs are the reference's. A second layer
-    would have the same steps."""
+    """Each way of a step computes the same, and the last one goes on; the outputs are the reference's. Of steps that
+    are alike in all layers, the first is tried in every way."""
     activation = {"fp32": "gelu", "fp16": "relu"}[precision]
     spec = wide_spec(precision=precision, network=network, activation=activation)
-    spec = replace(spec, sizes={**spec.sizes, "layers": 1, **(WITH_ROLES if architecture == "sm_90" else {})})
+    if architecture == "sm_90":
+        spec = replace(spec, sizes={**spec.sizes, **WITH_ROLES})
     graph = compile(spec, "cuda")
     elaborated = elaborate(spec)
     weights = weights_of(elaborated)
@@ -139,10 +141,13 @@ def test_every_way_of_every_step(
     lowering = Lowering(graph, weights, element, architecture)
     outputs = lowering.run()
     specialised = [step for step in lowering.steps if any("specialised" in str(way[0]) for way in step.ways)]
-    assert len(specialised) >= 5 if architecture == "sm_90" else not specialised
+    assert len(specialised) >= 5 * spec.sizes["layers"] if architecture == "sm_90" else not specialised
     plan = Interpreted(lowering, padded_batch)
+    tried: set[object] = set()
     for step in lowering.steps:
-        plan.start_every_way(step, bound)
+        alike = _signature(step)
+        plan.start_every_way(step if alike not in tried else replace(step, ways=step.ways[-1:]), bound)
+        tried.add(alike)
     expected = evaluate(elaborated, padded_batch, weights)
     for name, output in outputs.items():
         assert np.abs(plan.output(output) - expected[name]).max() < max(bound, 2e-5), name

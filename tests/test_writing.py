@@ -13,6 +13,7 @@ import pytest
 from bertc.checkpoints import convert_weights
 from bertc.engine import write_arrays
 from bertc.errors import BertcError
+from bertc.new import new
 from bertc.weights_io import Tensor
 from bertc.writing import replacing, stop, write_text
 
@@ -56,8 +57,9 @@ def test_nothing_is_moved_once_the_process_was_asked_to_stop(tmp_path: Path, mon
     write_text(tmp_path / "x", "old")
     with suppress(KeyboardInterrupt):
         stop(signal.SIGTERM, None)
-    with pytest.raises(KeyboardInterrupt):
-        write_text(tmp_path / "x", "new")
+    for write in (lambda: write_text(tmp_path / "x", "new"), lambda: new("fusion", "mine", tmp_path / "skeleton")):
+        with pytest.raises(KeyboardInterrupt):
+            write()
     assert os.listdir(tmp_path) == ["x"]
     assert (tmp_path / "x").read_text() == "old"
 

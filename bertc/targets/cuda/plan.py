@@ -16,6 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from bertc.kernels.qkv_attention import TOKENS
+
 ELEMENTS: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i32": np.int32}
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "places", "starts", "lengths")
@@ -235,6 +237,10 @@ class Plan:
     """Of the lists, for batches."""
     alone: Choices = ((0, 0),)
     """Of the lists, for one sequence."""
+
+    def offered(self, sizes: Mapping[str, int]) -> tuple[tuple[Step, ...], ...]:
+        """The lists that a shape may take, of which JOINED is the last."""
+        return self.lists if sizes["batch"] == 1 and sizes["tokens"] <= TOKENS else self.lists[:JOINED]
 
     def taken(self, sizes: Mapping[str, int]) -> tuple[Step, ...]:
         """The steps for a shape."""

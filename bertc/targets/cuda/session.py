@@ -68,8 +68,8 @@ class Call:
 
 
 class Session:
-    """A plan on a device. `run`, `run_packed`, `phases` and `close` may be called from any thread, one waits for
-    another; everything else is for one thread, while the device is its current one."""
+    """A plan on a device. `run`, `run_packed`, `take`, `phases` and `close` may be called from any thread, one waits
+    for another; everything else is for one thread, while the device is its current one."""
 
     def __init__(self, folder: Path, device: Device) -> None:
         self.device = device

@@ -10,7 +10,6 @@ from statistics import median
 
 import numpy as np
 
-from bertc.kernels.qkv_attention import TOKENS
 from bertc.targets.cuda.plan import JOINED, Choices, Launch, Operation, Plan, Product, Size, Step
 from bertc.targets.cuda.session import Session, algorithm_key
 
@@ -51,15 +50,14 @@ def tuned(session: Session, shapes: Sequence[Mapping[str, int]], progress: Progr
     won, alone = dict[int, int](), dict[int, int]()
     for done, sizes in enumerate(sorted(shapes, key=lambda sizes: sizes["tokens"])):
         rows = sizes["tokens"]
-        is_alone = sizes["batch"] == 1
-        lists = plan.lists if is_alone and rows <= TOKENS else plan.lists[:JOINED]
+        lists = plan.offered(sizes)
         ways = [_fastest(session, steps, sizes) for steps in lists]
         for of_rows, of_list in zip(taken, ways, strict=False):
             of_rows[rows] = of_list
         times = _times_of_lists(session, lists, ways, sizes)
         fastest = _fastest_list(times[:JOINED])
         won[rows] = min(won.get(rows, fastest), fastest)
-        if is_alone:
+        if sizes["batch"] == 1:
             alone[rows] = _fastest_list(times)
         if progress:
             progress("timing kernels", done + 1, len(shapes))

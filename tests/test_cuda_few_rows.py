@@ -311,7 +311,7 @@ def test_other_weights(
 
 def test_other_weights_where_no_shape_has_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then nothing is laid out for them in bf16, of which many rows take no norms along."""
-    monkeypatch.setattr("bertc.targets.cuda.TRIED_UP_TO", 0)
+    monkeypatch.setattr("bertc.targets.cuda.CLUSTERED", 0)
     new = checkpoint(tmp_path / "new", 1, wide_spec(precision="bf16"))
     build(tmp_path / "refitted", monkeypatch, None, random_seed=0, precision="bf16")
     built = build(tmp_path / "built", monkeypatch, None, weights=new, precision="bf16")

@@ -18,7 +18,8 @@
 // linear_cluster.py says what the compiler is given in front of this. Needs compute capability 9.0. Instructions:
 // https://docs.nvidia.com/cuda/parallel-thread-execution/
 
-constexpr int MULTIPLYING = ROWS / 16, WARPS = 2 * MULTIPLYING;  // the others help behind the sum
+constexpr int MULTIPLYING = ROWS / 16;
+constexpr int WARPS = ROWS > 128 ? MULTIPLYING : 2 * MULTIPLYING;  // the others help behind the sum
 constexpr int BOXES = K / SPLIT / DEPTH;  // of DEPTH columns of x and w: a block's part of the sum
 constexpr int CHUNKS = BOXES / CHUNK;     // of CHUNK boxes, which are loaded at once
 constexpr int SHARE = ROWS / SPLIT;       // rows that a block adds up

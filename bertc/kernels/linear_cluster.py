@@ -30,8 +30,8 @@ def cluster(constants: Mapping[str, Any]) -> int:
 
 
 def warps(constants: Mapping[str, Any]) -> int:
-    """Of a block."""
-    return constants["ROWS"] // 8
+    """Of a block: those that multiply, and where there are registers for them as many that help behind the sum."""
+    return constants["ROWS"] // (16 if constants["ROWS"] > 128 else 8)
 
 
 def shared_bytes(constants: Mapping[str, Any]) -> int:

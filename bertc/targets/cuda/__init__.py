@@ -24,6 +24,7 @@ from bertc.targets import Runtime
 from bertc.targets.cuda import products
 from bertc.targets.cuda.compile_kernels import HOPPER, compile_kernels
 from bertc.targets.cuda.driver import Device
+from bertc.targets.cuda.hopper import CLUSTERED
 from bertc.targets.cuda.lower import Lowering, lowering_of
 from bertc.targets.cuda.plan import (
     ELEMENTS,
@@ -39,7 +40,7 @@ from bertc.targets.cuda.plan import (
     read_plan,
 )
 from bertc.targets.cuda.session import ALIGNMENT, PLAN, WEIGHTS, Session
-from bertc.targets.cuda.tune import TRIED_UP_TO, tuned
+from bertc.targets.cuda.tune import tuned
 
 ARCHITECTURES = {
     "sm_80": 163 << 10,
@@ -188,7 +189,7 @@ def _lowered(
     outputs, lists = lowering.run(), [lowering.steps]
     if element == "f32" or architecture != HOPPER:
         return lowering, lists, outputs
-    few = any(shape["tokens"] <= TRIED_UP_TO for shape in shapes)
+    few = any(shape["tokens"] <= CLUSTERED for shape in shapes)
     alone = any(shape["batch"] == 1 and shape["seq"] <= TOKENS for shape in shapes)
     for joined in (False, True) if alone else (False,):
         other = Lowering(graph, weights, element, architecture, lowering, few, joined)

@@ -38,6 +38,10 @@ CLUSTERS = (
     (128, 96, 2, 1, SHARED_MEMORY),
     (128, 48, 2, 1, SHARED_MEMORY),
     (128, 64, 4, 1, SHARED_MEMORY),
+    (128, 128, 1, 1, SHARED_MEMORY),
+    (128, 128, 2, 1, SHARED_MEMORY),
+    (128, 128, 4, 1, SHARED_MEMORY),
+    (192, 128, 2, 1, SHARED_MEMORY),
     (64, 128, 8, 1, SHARED_MEMORY),
 )
 """ROWS, COLUMNS, SPLIT, SHARED and the bytes that operands on their way may take: with half of the memory, the blocks
@@ -54,6 +58,9 @@ SPECIALISED = (
 )
 """ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
 powers of two would leave multiprocessors idle."""
+
+CLUSTERED = 1024
+"""Rows up to which tiles of clusters are offered."""
 
 FEW = 512
 """Rows up to which small tiles are taken where nothing was timed: above, large ones fill the GPU."""

@@ -17,6 +17,7 @@ import numpy as np
 from bertc.errors import error
 from bertc.ops import Array
 from bertc.targets import Phases
+from bertc.targets.copies import copied
 from bertc.targets.cuda.blas import WORKSPACE, Blas, Problem
 from bertc.targets.cuda.driver import LONG, NUMBER, POINTER, STRUCTURE, Captured, Device, Pinned
 from bertc.targets.cuda.plan import (
@@ -191,7 +192,7 @@ class Session:
     def _fetch(self, output: Output, call: Call) -> Array:
         rows = self._downloaded(output, call).reshape(-1, output.row(call.prepared.sizes))
         columns = rows[:, output.column : output.column + output.width]
-        return columns.astype(np.float32).reshape([size(call.counts) for size in output.shape])
+        return copied(columns).reshape([size(call.counts) for size in output.shape])
 
     def prepare(self, sizes: Mapping[str, int]) -> Prepared:
         """The graph of a shape: captured when it is first asked for."""

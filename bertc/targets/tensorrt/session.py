@@ -23,6 +23,7 @@ import numpy as np
 from bertc.errors import error
 from bertc.ops import Array
 from bertc.targets import Phases, Runtime
+from bertc.targets.copies import copied
 from bertc.targets.cuda.driver import GRAPHS, Captured, Device, Pinned
 from bertc.targets.packing import LENGTHS, located, packed, padded_again, parts_of
 from bertc.targets.tensorrt.fitting import Fit, best_fit, best_packed_fit, most_sequences
@@ -171,7 +172,7 @@ class Lane:
         """The rows and tokens that were asked for, in memory of their own."""
         whole = self._staged(tensor, shape).view(tensor.dtype).reshape(shape)
         counts = call.token_sizes if tensor.name in self.loaded.token_outputs else (call.batch,)
-        return whole[tuple(map(slice, counts))].astype(np.float32)
+        return copied(whole[tuple(map(slice, counts))])
 
 
 class Session:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -24,9 +25,9 @@ from bertc.shapes import Profile, Range
 from bertc.spec import Spec
 from bertc.targets.cuda import _write_weights
 from bertc.targets.cuda import session as session_module
-from bertc.targets.cuda.hopper import rounds
+from bertc.targets.cuda.hopper import operands_read, rounds
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import Launch, Operation, Plan, read_plan
+from bertc.targets.cuda.plan import Kernel, Launch, Operation, Plan, read_plan
 from bertc.targets.cuda.session import PLAN, WEIGHTS
 from bertc.targets.cuda.tune import TRIED_UP_TO
 
@@ -58,7 +59,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     few.run()
     folder = tmp_path_factory.mktemp("plan")
     plan = Plan(
-        *("sm_90", plain.buffers | few.buffers, _write_weights(plain.constants, folder / WEIGHTS), {}),
+        *("sm_90", plain.buffers | few.buffers, _write_weights(plain.constants, plain.constants, folder / WEIGHTS), {}),
         *((tuple(plain.steps), tuple(few.steps)), outputs),
         choices=((2 * FEW_UP_TO, 1), (0, 0)),
         alone=((FEW_UP_TO, 1), (0, 0)),
@@ -274,8 +275,8 @@ def test_untimed_products_of_norms(rows: int, kernel: str, tmp_path: Path, monke
 
 @pytest.mark.parametrize("rows", [513, 1024, 3000, 50_000])
 def test_untimed_tiles(rows: int) -> None:
-    """Of many rows each product takes the tile of fewest rounds, for the number of rows that is counted next."""
-    counted = next(limit for limit in (1024, 2048, 4096, 8192, 65536) if rows <= limit)
+    """Of many rows each product takes the tile of fewest rounds, for the number of rows that is counted next; of more
+    than are counted, the one that reads the least of the L2 cache."""
     spec = wide_spec(precision="fp16")
     spec = replace(spec, sizes={**spec.sizes, "hidden": 768, "embedding_size": 768})
     _, lowering, _ = norms_in_products(spec, weights_of(elaborate(spec)))
@@ -285,9 +286,36 @@ def test_untimed_tiles(rows: int) -> None:
         large = [tile for tile in tiles if "SPLIT" not in tile]
         if large:
             taken = fixed(lowering, step.way(rows))
-            assert rounds(taken, taken["N"], counted) == min(rounds(tile, tile["N"], counted) for tile in large)
+            counted = next((limit for limit in (1024, 2048, 4096, 8192) if rows <= limit), None)
+            least = operands_read if counted is None else partial(rounds, n=taken["N"], rows=counted)
+            assert least(taken) == min(map(least, large))
             seen += 1
     assert seen
+
+
+@pytest.mark.parametrize("too_large", ["", "linear_specialised-", "linear_cluster-"])
+def test_untimed_builds_compile_what_they_keep(too_large: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no more, but those that turn out to want too much shared memory, in whose place others come."""
+    asked: list[str] = []
+
+    def compiling(sources: Any, architecture: str, shared: int, folder: Path) -> Iterator[tuple[str, Kernel | None]]:
+        for key, kernel in uncompiled(sources, architecture, shared, folder):
+            asked.append(key)
+            if too_large and key.startswith(too_large):
+                (folder / kernel.file).unlink()
+            yield key, None if too_large and key.startswith(too_large) else kernel
+
+    monkeypatch.setattr("bertc.targets.cuda.compile_kernels", compiling)
+    bertc.build(wide_spec(precision="fp16"), tmp_path / "x", "cuda", random_seed=0, architectures=["sm_90"])
+    plan = read_plan((tmp_path / "x" / PLAN).read_text())
+    assert len(asked) == len({*asked})
+    assert {key for key in asked if not (too_large and key.startswith(too_large))} >= plan.kernels.keys()
+    assert too_large or {*asked} == plan.kernels.keys()
+    assert not (too_large and any(key.startswith(too_large) for key in plan.kernels))
+    assert {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")} == {
+        kernel.file for kernel in plan.kernels.values()
+    }
+    assert all(step.way(rows) for rows in (1, 5000) for step in plan.taken({"batch": 2, "tokens": rows}))
 
 
 def fixed(lowering: Lowering, way: Sequence[Operation]) -> dict[str, Any]:

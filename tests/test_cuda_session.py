@@ -172,7 +172,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     lowering = Lowering(compile(spec, "cuda"), weights, "f32", architecture="sm_80")
     outputs = lowering.run()
     folder = tmp_path_factory.mktemp("plan")
-    offsets = _write_weights(lowering.constants, folder / WEIGHTS)
+    offsets = _write_weights(lowering.constants, lowering.constants, folder / WEIGHTS)
     plan = Plan("sm_90", lowering.buffers, offsets, {}, (tuple(lowering.steps),), outputs)
     (folder / PLAN).write_text(plan.to_json())
     with pytest.MonkeyPatch.context() as patch:

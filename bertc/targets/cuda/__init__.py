@@ -6,7 +6,7 @@ framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,18 +96,17 @@ def write(
     """Write the plan, its weights and its kernels. Raises BertcError B0511 for an architecture that has no kernels."""
     del hashes  # the manifest has them
     architecture = _architecture(architectures)
-    drafted, lowering = draft(graph, weights, folder, spec, architecture, progress)
-    plan = drafted
-    if architecture == _architecture_here():
-        session = Session(folder, Device())
-        with session.device.current():
-            plan = tuned(session, _shapes(spec), progress)
-        session.close()
-    plan = plan.pruned()
-    plan = replace(plan, weights=_write_weights(_read_by(plan, lowering), folder / WEIGHTS))
+    is_timed = architecture == _architecture_here()
+    drafted, lowering = draft(graph, weights, folder, spec, architecture, progress, is_whole=is_timed)
+    if not is_timed:
+        return
+    session = Session(folder, Device())
+    with session.device.current():
+        plan = tuned(session, _shapes(spec), progress).pruned()
+    session.close()
+    plan = replace(plan, weights=_write_weights(lowering.constants, plan.read(), folder / WEIGHTS))
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
-    for key in drafted.kernels.keys() - plan.kernels.keys():
-        (folder / drafted.kernels[key].file).unlink()
+    _remove_others(drafted.kernels, plan, folder)
 
 
 def draft(
@@ -117,24 +116,38 @@ def draft(
     spec: Spec,
     architecture: str,
     progress: Progress | None = None,
+    *,
+    is_whole: bool = True,
 ) -> tuple[Plan, Lowering]:
-    """Write a plan that has all ways of all lists of steps, its weights and its kernels; and the lowering that it is
-    of. Nothing is timed: choices are by count."""
-    shapes = _shapes(spec)
+    """Write a plan, its weights and its kernels; and the lowering that it is of. Nothing is timed: choices are by
+    count. A whole plan has all ways of all lists of steps, another what is chosen; kernels that want more shared memory
+    than there is are in neither."""
+    shapes, shared = _shapes(spec), ARCHITECTURES[architecture]
     lowering, lowered, outputs = _lowered(graph, weights, spec.precision, architecture, shapes)
     compiled: dict[str, Kernel] = {}
-    sources, shared = list(lowering.sources.values()), ARCHITECTURES[architecture]
-    for index, (key, kernel) in enumerate(compile_kernels(sources, architecture, shared, folder)):
-        if kernel is not None:
-            compiled[key] = kernel
-        if progress:
-            progress("compiling kernels", index + 1, len(sources))
-    offsets = _write_weights(lowering.constants, folder / WEIGHTS)
-    lists = tuple(tuple(step.with_kernels(compiled.keys()) for step in steps) for steps in lowered)
-    choices = _choices(lists, min(shape["tokens"] for shape in shapes))
-    alone = ((TOKENS, JOINED), *choices) if len(lists) > JOINED else choices
-    plan = Plan(architecture, lowering.buffers, offsets, compiled, lists, outputs, {}, choices, alone)
+    there = set(lowering.sources)
+    while True:
+        lists = tuple(tuple(step.with_kernels(there) for step in steps) for steps in lowered)
+        choices = _choices(lists, min(shape["tokens"] for shape in shapes))
+        alone = ((TOKENS, JOINED), *choices) if len(lists) > JOINED else choices
+        plan = Plan(architecture, lowering.buffers, {}, {}, lists, outputs, {}, choices, alone)
+        plan = plan if is_whole else plan.pruned()
+        wanted = plan.launched() - compiled.keys()
+        if not wanted:
+            break
+        sources = [source for key, source in lowering.sources.items() if key in wanted]
+        for index, (key, kernel) in enumerate(compile_kernels(sources, architecture, shared, folder)):
+            if kernel is None:
+                there.remove(key)
+            else:
+                compiled[key] = kernel
+            if progress:
+                progress("compiling kernels", index + 1, len(sources))
+    kernels = {key: compiled[key] for key in plan.launched()}
+    weights_at = _write_weights(lowering.constants, plan.read(), folder / WEIGHTS)
+    plan = replace(plan, kernels=kernels, weights=weights_at)
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
+    _remove_others(compiled, plan, folder)
     return plan, lowering
 
 
@@ -156,7 +169,7 @@ def refit(
     plan = read_plan((old / PLAN).read_text("utf-8"))
     of_all_lists = [{"batch": 1, "seq": 1, "tokens": 1}]
     lowering, _, _ = _lowered(graph, weights, precision, plan.architecture, of_all_lists)
-    if _write_weights(_read_by(plan, lowering), folder / WEIGHTS) != plan.weights:
+    if _write_weights(lowering.constants, plan.weights, folder / WEIGHTS) != plan.weights:
         message = f"`{old}` has its weights in another layout than this bertc gives them"
         raise error("B0516", message, None, "build the bundle again from the new checkpoint")
 
@@ -251,16 +264,21 @@ def _shapes(spec: Spec) -> list[dict[str, int]]:
     return [{"batch": batch, "seq": seq, "tokens": batch * seq} for batch, seq in sorted(pairs)]
 
 
-def _read_by(plan: Plan, lowering: Lowering) -> dict[str, tuple[str, Array]]:
-    """The constants of a lowering that a plan has."""
-    return {name: constant for name, constant in lowering.constants.items() if name in plan.weights}
+def _remove_others(kernels: Mapping[str, Kernel], plan: Plan, folder: Path) -> None:
+    """The machine code of kernels that a plan has not."""
+    for key in kernels.keys() - plan.kernels.keys():
+        (folder / kernels[key].file).unlink()
 
 
-def _write_weights(constants: Mapping[str, tuple[str, Array]], path: Path) -> dict[str, tuple[str, int]]:
-    """All constants one after the other, each at a multiple of the alignment; where each starts."""
+def _write_weights(
+    constants: Mapping[str, tuple[str, Array]], kept: Container[str], path: Path
+) -> dict[str, tuple[str, int]]:
+    """The constants that are kept, one after the other, each at a multiple of the alignment; where each starts."""
     offsets: dict[str, tuple[str, int]] = {}
     with path.open("wb") as file:
         for name, (element, array) in constants.items():
+            if name not in kept:
+                continue
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
             offsets[name] = (element, file.tell())
             file.write(np.ascontiguousarray(array.astype(ELEMENTS[element])).tobytes())

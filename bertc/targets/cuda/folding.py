@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from bertc.graph import UNUSED, Node
 from bertc.kernels.hopper import GRANULE
-from bertc.targets.cuda.hopper import COUNTED, FEW, Folded, cluster_tiles, launch, rounds, specialised_tiles
+from bertc.targets.cuda.hopper import (
+    COUNTED,
+    FEW,
+    Folded,
+    cluster_tiles,
+    launch,
+    operands_read,
+    rounds,
+    specialised_tiles,
+)
 from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Operation, Place
 from bertc.targets.cuda.views import contiguous
@@ -115,9 +124,12 @@ def _step(
     lowering: Lowering, name: str, n: int, tiles: Sequence[Mapping[str, int]], ways: Sequence[Sequence[Operation]]
 ) -> None:
     """A step of one way for each tile, the clusters' in front. Where nothing is timed, the first of few rows; of many
-    the large tile that takes least by count."""
+    the large tile that takes least by count, of more than are counted the one that reads least."""
     large = [way for way, tile in enumerate(tiles) if "SPLIT" not in tile]
-    of_many = [(rows, min(large, key=lambda way: rounds(tiles[way], n, rows))) for rows in COUNTED if large]
+    of_many: list[tuple[int, int]] = []
+    if large:
+        of_many = [(rows, min(large, key=lambda way: rounds(tiles[way], n, rows))) for rows in COUNTED]
+        of_many.append((0, min(large, key=lambda way: operands_read(tiles[way]))))
     lowering.step(name, *ways, choices=((FEW, 0), *of_many))
 
 

@@ -65,8 +65,9 @@ CLUSTERED = 1024
 FEW = 512
 """Rows up to which small tiles are taken where nothing was timed: above, large ones fill the GPU."""
 
-COUNTED = (1024, 2048, 4096, 8192, 65536)
-"""Rows that large tiles are chosen for, by count, where nothing was timed."""
+COUNTED = (1024, 2048, 4096, 8192)
+"""Rows that large tiles are chosen for by rounds, where nothing was timed; of more, what is read of the L2 cache costs
+more than a part of a round."""
 
 CENTRINGS = 3
 """Times that a weight is centred: rounding brings a mean back, of which the second and the third leave a fourth to
@@ -122,6 +123,12 @@ def rounds(tile: Mapping[str, int], n: int, rows: int) -> int:
     """What a large tile takes for so many rows by count: rounds of all multiprocessors, times the entries of a tile."""
     tiles = -(-rows // (tile["ROWS"] * tile["SHARED"])) * -(-n // tile["COLUMNS"]) * tile["SHARED"]
     return -(-tiles // MULTIPROCESSORS) * tile["ROWS"] * tile["COLUMNS"]
+
+
+def operands_read(tile: Mapping[str, int]) -> float:
+    """What a large tile reads of the L2 cache, where blocks of a cluster share w: entries of x and w for each of y,
+    over the columns of x."""
+    return 1 / (tile["ROWS"] * tile["SHARED"]) + 1 / tile["COLUMNS"]
 
 
 def launch(

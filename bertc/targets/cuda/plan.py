@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf, prod
 from typing import Any
@@ -256,12 +256,22 @@ class Plan:
         kept = sorted(taken)
         lists = tuple(tuple(step.within(taken[index]) for step in self.lists[index]) for index in kept)
         choices, alone = (tuple((rows, kept.index(index)) for rows, index in of) for of in (self.choices, self.alone))
-        operations = [operation for steps in lists for step in steps for way in step.ways for operation in way]
-        launched = {operation.kernel for operation in operations if isinstance(operation, Launch)}
+        pruned = replace(self, lists=lists, choices=choices, alone=alone)
+        launched, read = pruned.launched(), pruned.read()
         kernels = {name: kernel for name, kernel in self.kernels.items() if name in launched}
-        read = {place.name for operation in operations for place in operation.places}
         weights = {name: at for name, at in self.weights.items() if name in read}
-        return replace(self, lists=lists, choices=choices, alone=alone, kernels=kernels, weights=weights)
+        return replace(pruned, kernels=kernels, weights=weights)
+
+    def launched(self) -> set[str]:
+        """The kernels of all ways."""
+        return {operation.kernel for operation in self._operations() if isinstance(operation, Launch)}
+
+    def read(self) -> set[str]:
+        """The buffers and weights of all ways."""
+        return {place.name for operation in self._operations() for place in operation.places}
+
+    def _operations(self) -> Iterator[Operation]:
+        return (operation for steps in self.lists for step in steps for way in step.ways for operation in way)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"

@@ -59,11 +59,12 @@ def is_published(code: Sequence[Instruction]) -> bool:
     return names == ["MEMBAR.ALL.CTA", "FENCE.VIEW.ASYNC.S"] and behind[fences[-1]].scoreboard in waits
 
 
-def unread(code: Sequence[Instruction]) -> list[str]:
-    """Reads of other blocks' sums that need not have come when their block arrives at the last barrier."""
+def unread(code: Sequence[Instruction], count: int) -> list[str]:
+    """Of so many reads of other blocks' sums, those that need not have come when their block arrives at the last
+    barrier."""
     reads = [index for index, instruction in enumerate(code) if re.search(r"\bLD\.E\.128\b", instruction.text)]
     arrivals = [index for index, instruction in enumerate(code) if "UCGABAR_ARV" in instruction.text]
-    assert len(reads) in (8, 16), "a thread adds up 4 entries of 8 rows, or of 16 where no others help"
+    assert len(reads) == count
     assert len(arrivals) == 2, "with sums, and without"
     assert arrivals[0] < reads[0] < reads[-1] < arrivals[1], "reads stand between the barriers"
     between = code[reads[0] : arrivals[1] + 1]

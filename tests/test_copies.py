@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -29,3 +31,42 @@ def test_rows_of_a_slice(rows: int, parts: int, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(found, given)
     assert len(copied_there) == max(parts, 1)
     assert (threading.main_thread() in copied_there) == (parts == 0)
+
+
+def test_the_longest_axis_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of one long sequence, [1, tokens, width]."""
+    cut: list[tuple[int, ...]] = []
+    given = np.arange(3 * 40 * 5).reshape(3, 40, 5)
+    monkeypatch.setattr(copies, "WORTH_A_THREAD", 4 * 3 * 10 * 5)
+    monkeypatch.setattr(copies.np, "copyto", lambda target, source: cut.append(source.shape) or target.fill(7))
+    assert (copies.copied(given) == 7).all()
+    assert cut == [(3, 10, 5)] * 4
+
+
+def test_nothing_is_read_behind_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's memory may then be given back."""
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def copyto(target: Any, source: Any) -> None:
+        begun.append(len(source))
+        if len(begun) == 1:
+            signal.raise_signal(signal.SIGINT)  # the main thread's, whoever raises it
+        time.sleep(0.2)
+        ended.append(len(source))
+
+    monkeypatch.setattr(copies, "WORTH_A_THREAD", 8)
+    monkeypatch.setattr(copies.np, "copyto", copyto)
+    with pytest.raises(KeyboardInterrupt):
+        copies.copied(np.zeros((4, 2)))
+    had = len(ended)
+    time.sleep(0.1)
+    assert 0 < len(begun) == len(ended) == had
+
+
+def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the interpreter ends it starts none; then one copies."""
+    given = np.arange(8).reshape(4, 2)
+    monkeypatch.setattr(copies, "WORTH_A_THREAD", 8)
+    monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
+    np.testing.assert_array_equal(copies.copied(given), given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -20,12 +19,13 @@ from test_refit import checkpoint, files_of, refusal, uncompiled
 import bertc
 from bertc.compiler import compile
 from bertc.elaborate import elaborate
+from bertc.errors import BertcError
 from bertc.reference import evaluate
 from bertc.shapes import Profile, Range
 from bertc.spec import Spec
-from bertc.targets.cuda import _write_weights
+from bertc.targets.cuda import _write_weights, draft
 from bertc.targets.cuda import session as session_module
-from bertc.targets.cuda.hopper import operands_read, rounds
+from bertc.targets.cuda.hopper import CLUSTERED, rounds
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import Kernel, Launch, Operation, Plan, read_plan
 from bertc.targets.cuda.session import PLAN, WEIGHTS
@@ -273,10 +273,10 @@ def test_untimed_products_of_norms(rows: int, kernel: str, tmp_path: Path, monke
     assert products == [kernel] * 8
 
 
-@pytest.mark.parametrize("rows", [513, 1024, 3000, 50_000])
+@pytest.mark.parametrize("rows", [513, 1024, 3000, 8192, 8193, 50_000])
 def test_untimed_tiles(rows: int) -> None:
     """Of many rows each product takes the tile of fewest rounds, for the number of rows that is counted next; of more
-    than are counted, the one that reads the least of the L2 cache."""
+    than are counted, the one that reads the least of the L2 cache, of those that fit."""
     spec = wide_spec(precision="fp16")
     spec = replace(spec, sizes={**spec.sizes, "hidden": 768, "embedding_size": 768})
     _, lowering, _ = norms_in_products(spec, weights_of(elaborate(spec)))
@@ -287,16 +287,29 @@ def test_untimed_tiles(rows: int) -> None:
         if large:
             taken = fixed(lowering, step.way(rows))
             counted = next((limit for limit in (1024, 2048, 4096, 8192) if rows <= limit), None)
-            least = operands_read if counted is None else partial(rounds, n=taken["N"], rows=counted)
-            assert least(taken) == min(map(least, large))
+            if counted is None:  # 384 columns are not made 512
+                assert of_tile(taken) == ((128, 192, 2) if taken["N"] == 384 else (128, 256, 2))
+            else:
+                least = min(rounds(tile, tile["N"], counted) for tile in large)
+                assert rounds(taken, taken["N"], counted) == least
             seen += 1
     assert seen
 
 
-@pytest.mark.parametrize("too_large", ["", "linear_specialised-", "linear_cluster-"])
-def test_untimed_builds_compile_what_they_keep(too_large: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def of_tile(constants: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(constants[name] for name in ("ROWS", "COLUMNS", "SHARED"))
+
+
+@pytest.mark.parametrize(
+    ("too_large", "architecture"),
+    [("", "sm_90"), ("linear_specialised-", "sm_90"), ("linear_cluster-", "sm_90"), ("linear-", "sm_80")],
+)
+def test_untimed_builds_compile_what_they_keep(
+    too_large: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And no more, but those that turn out to want too much shared memory, in whose place others come."""
     asked: list[str] = []
+    told: list[tuple[int, int]] = []
 
     def compiling(sources: Any, architecture: str, shared: int, folder: Path) -> Iterator[tuple[str, Kernel | None]]:
         for key, kernel in uncompiled(sources, architecture, shared, folder):
@@ -306,11 +319,18 @@ def test_untimed_builds_compile_what_they_keep(too_large: str, tmp_path: Path, m
             yield key, None if too_large and key.startswith(too_large) else kernel
 
     monkeypatch.setattr("bertc.targets.cuda.compile_kernels", compiling)
-    bertc.build(wide_spec(precision="fp16"), tmp_path / "x", "cuda", random_seed=0, architectures=["sm_90"])
+    bertc.build(
+        *(wide_spec(precision="fp16"), tmp_path / "x", "cuda"),
+        random_seed=0,
+        architectures=[architecture],
+        progress=lambda what, done, of: told.append((done, of)) if what == "compiling kernels" else None,
+    )
     plan = read_plan((tmp_path / "x" / PLAN).read_text())
     assert len(asked) == len({*asked})
-    assert {key for key in asked if not (too_large and key.startswith(too_large))} >= plan.kernels.keys()
-    assert too_large or {*asked} == plan.kernels.keys()
+    assert [done for done, _ in told] == list(range(1, len(asked) + 1))
+    assert told[-1] == (len(asked), len(asked))
+    assert plan.kernels.keys() == plan.launched()
+    assert ({*asked} == plan.kernels.keys()) == (too_large == "")
     assert not (too_large and any(key.startswith(too_large) for key in plan.kernels))
     assert {name for name in files_of(tmp_path / "x") if name.endswith(".cubin")} == {
         kernel.file for kernel in plan.kernels.values()
@@ -337,16 +357,43 @@ def test_other_weights(
     assert any(" · " in name for name in built.weights) == (few_up_to != 0)
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_steps_for_few_rows(more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are there to be timed where a shape has CLUSTERED rows at most. In bf16, of which many rows take no norms
+    along, there is nothing else."""
+    monkeypatch.setattr("bertc.targets.cuda.compile_kernels", uncompiled)
+    shape = Profile(Range(1, 1, 1), Range(CLUSTERED + more, CLUSTERED + more, CLUSTERED + more))
+    spec = replace(wide_spec(precision="bf16"), shapes=(shape,))
+    spec = replace(spec, sizes={**spec.sizes, "positions": 2 * CLUSTERED})
+    plan, _ = draft(compile(spec, "cuda"), weights_of(elaborate(spec)), tmp_path, spec, "sm_90")
+    assert len(plan.lists) == (1 if more else 2)
+
+
 def test_other_weights_where_no_shape_has_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then nothing is laid out for them in bf16, of which many rows take no norms along."""
-    monkeypatch.setattr("bertc.targets.cuda.CLUSTERED", 0)
-    new = checkpoint(tmp_path / "new", 1, wide_spec(precision="bf16"))
-    build(tmp_path / "refitted", monkeypatch, None, random_seed=0, precision="bf16")
-    built = build(tmp_path / "built", monkeypatch, None, weights=new, precision="bf16")
+    shape = Profile(Range(128, 128, 128), Range(16, 16, 16))
+    spec = replace(wide_spec(precision="bf16"), shapes=(shape,))
+    monkeypatch.setattr("bertc.targets.cuda.compile_kernels", uncompiled)
+    new = checkpoint(tmp_path / "new", 1, spec)
+    for name, source in (("refitted", {"random_seed": 0}), ("built", {"weights": new})):
+        bertc.build(spec, tmp_path / name, "cuda", architectures=["sm_90"], **source)
     bertc.refit(tmp_path / "refitted", new)
     assert files_of(tmp_path / "refitted") == files_of(tmp_path / "built")
+    built = read_plan((tmp_path / "built" / PLAN).read_text())
     assert len(built.lists) == 1
     assert not any(" · " in name for name in built.weights)
+
+
+def test_a_step_without_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all of its kernels want too much shared memory, the build says so, and leaves nothing."""
+
+    def none(sources: Any, *_: Any) -> Iterator[tuple[str, Kernel | None]]:
+        return ((source.key, None) for source in sources)
+
+    monkeypatch.setattr("bertc.targets.cuda.compile_kernels", none)
+    with pytest.raises(BertcError, match="none of its kernels fits into the shared memory of sm_86"):
+        bertc.build(wide_spec(precision="fp16"), tmp_path / "x", "cuda", random_seed=0, architectures=["sm_86"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_layout_without_what_the_plan_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,7 @@
 // linear_cluster.py says what the compiler is given in front of this. Needs compute capability 9.0. Instructions:
 // https://docs.nvidia.com/cuda/parallel-thread-execution/
 
-constexpr int MULTIPLYING = ROWS / 16;
-constexpr int WARPS = ROWS > 128 ? MULTIPLYING : 2 * MULTIPLYING;  // the others help behind the sum
+constexpr int MULTIPLYING = ROWS / 16;    // of WARPS; where there are others, these help behind the sum
 constexpr int BOXES = K / SPLIT / DEPTH;  // of DEPTH columns of x and w: a block's part of the sum
 constexpr int CHUNKS = BOXES / CHUNK;     // of CHUNK boxes, which are loaded at once
 constexpr int SHARE = ROWS / SPLIT;       // rows that a block adds up
@@ -177,8 +176,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) linear_cluster(
         }
     }
     if (warp < MULTIPLYING) asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
-    // The first of a block's threads here signals for all of it, and that is one that helps: while others multiply, the
-    // next kernel may take the room that is left and ask for its weights. It reads ours when this grid has ended.
+    // The first of a block's threads here signals for all of it, and where warps help that is one of them: while others
+    // multiply, the next kernel may take the room that is left and ask for its weights. It reads ours when this grid has
+    // ended.
     release_next_kernel();
     if (X_NORM && has_row) memory.x_factors[thread] = x_of.line(X_EPS).x;
     if (R_NORM && has_row) memory.r_lines[thread] = r_of.line(R_EPS);

@@ -15,7 +15,8 @@ CONSTANTS = (*("ELEMENT", "N", "K", "ROWS", "COLUMNS", "SPLIT", "SHARED", "CHUNK
 
 def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one product, of all CONSTANTS."""
-    macros = hopper.multiply(constants["ELEMENT"], constants["COLUMNS"]) | {"ACTIVATE": constants["ACTIVATION"]}
+    macros = hopper.multiply(constants["ELEMENT"], constants["COLUMNS"])
+    macros |= {"ACTIVATE": constants["ACTIVATION"], "WARPS": str(warps(constants))}
     return hopper.source("linear_cluster.cu", constants, shared_bytes(constants), macros)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,7 @@ def write(
     with session.device.current():
         plan = tuned(session, _shapes(spec), progress).pruned()
     session.close()
-    plan = replace(plan, weights=_write_weights(lowering.constants, plan.read(), folder / WEIGHTS))
+    plan = replace(plan, weights=_write_weights(lowering.constants, plan.weights, folder / WEIGHTS))
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
     _remove_others(drafted.kernels, plan, folder)
 
@@ -125,9 +126,13 @@ def draft(
     shapes, shared = _shapes(spec), ARCHITECTURES[architecture]
     lowering, lowered, outputs = _lowered(graph, weights, spec.precision, architecture, shapes)
     compiled: dict[str, Kernel] = {}
-    there = set(lowering.sources)
+    there, tried = set(lowering.sources), 0
     while True:
         lists = tuple(tuple(step.with_kernels(there) for step in steps) for steps in lowered)
+        for step in chain(*lists):
+            if not step.ways:
+                message = f"`{step.name}`: none of its kernels fits into the shared memory of {architecture}"
+                raise error("B0514", message, None, "build for `onnx`, or leave the pass that made it out")
         choices = _choices(lists, min(shape["tokens"] for shape in shapes))
         alone = ((TOKENS, JOINED), *choices) if len(lists) > JOINED else choices
         plan = Plan(architecture, lowering.buffers, {}, {}, lists, outputs, {}, choices, alone)
@@ -142,9 +147,10 @@ def draft(
             else:
                 compiled[key] = kernel
             if progress:
-                progress("compiling kernels", index + 1, len(sources))
+                progress("compiling kernels", tried + index + 1, tried + len(sources))
+        tried += len(sources)
     kernels = {key: compiled[key] for key in plan.launched()}
-    weights_at = _write_weights(lowering.constants, plan.read(), folder / WEIGHTS)
+    weights_at = _write_weights(lowering.constants, plan.names(), folder / WEIGHTS)
     plan = replace(plan, kernels=kernels, weights=weights_at)
     (folder / PLAN).write_text(plan.to_json(), "utf-8")
     _remove_others(compiled, plan, folder)

@@ -16,8 +16,8 @@ from bertc.targets.cuda.hopper import (
     FEW,
     Folded,
     cluster_tiles,
+    effort,
     launch,
-    operands_read,
     rounds,
     specialised_tiles,
 )
@@ -124,12 +124,12 @@ def _step(
     lowering: Lowering, name: str, n: int, tiles: Sequence[Mapping[str, int]], ways: Sequence[Sequence[Operation]]
 ) -> None:
     """A step of one way for each tile, the clusters' in front. Where nothing is timed, the first of few rows; of many
-    the large tile that takes least by count, of more than are counted the one that reads least."""
+    the large tile that takes least by count, of more than are counted the one of least effort."""
     large = [way for way, tile in enumerate(tiles) if "SPLIT" not in tile]
     of_many: list[tuple[int, int]] = []
     if large:
         of_many = [(rows, min(large, key=lambda way: rounds(tiles[way], n, rows))) for rows in COUNTED]
-        of_many.append((0, min(large, key=lambda way: operands_read(tiles[way]))))
+        of_many.append((0, min(large, key=lambda way: effort(tiles[way], n))))
     lowering.step(name, *ways, choices=((FEW, 0), *of_many))
 
 

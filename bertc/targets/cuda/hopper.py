@@ -63,11 +63,12 @@ CLUSTERED = 1024
 """Rows up to which tiles of clusters are offered."""
 
 FEW = 512
-"""Rows up to which small tiles are taken where nothing was timed: above, large ones fill the GPU."""
+"""Rows up to which the first tile of clusters is taken where nothing was timed. Up to CLUSTERED others of these may be
+faster than large tiles, which only timing tells."""
 
 COUNTED = (1024, 2048, 4096, 8192)
-"""Rows that large tiles are chosen for by rounds, where nothing was timed; of more, what is read of the L2 cache costs
-more than a part of a round."""
+"""Rows that large tiles are chosen for by rounds, where nothing was timed; of more, a part of a round costs less than
+columns that are not there, and less than what smaller tiles read of the L2 cache."""
 
 CENTRINGS = 3
 """Times that a weight is centred: rounding brings a mean back, of which the second and the third leave a fourth to
@@ -125,10 +126,10 @@ def rounds(tile: Mapping[str, int], n: int, rows: int) -> int:
     return -(-tiles // MULTIPROCESSORS) * tile["ROWS"] * tile["COLUMNS"]
 
 
-def operands_read(tile: Mapping[str, int]) -> float:
-    """What a large tile reads of the L2 cache, where blocks of a cluster share w: entries of x and w for each of y,
-    over the columns of x."""
-    return 1 / (tile["ROWS"] * tile["SHARED"]) + 1 / tile["COLUMNS"]
+def effort(tile: Mapping[str, int], n: int) -> tuple[int, float]:
+    """What a large tile takes of very many rows by count: the columns that it multiplies, n and those beyond; then what
+    it reads of the L2 cache, entries of x and w for each of y over the columns of x. Blocks of a cluster share w."""
+    return -(-n // tile["COLUMNS"]) * tile["COLUMNS"], 1 / (tile["ROWS"] * tile["SHARED"]) + 1 / tile["COLUMNS"]
 
 
 def launch(

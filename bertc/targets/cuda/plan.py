@@ -257,16 +257,16 @@ class Plan:
         lists = tuple(tuple(step.within(taken[index]) for step in self.lists[index]) for index in kept)
         choices, alone = (tuple((rows, kept.index(index)) for rows, index in of) for of in (self.choices, self.alone))
         pruned = replace(self, lists=lists, choices=choices, alone=alone)
-        launched, read = pruned.launched(), pruned.read()
+        launched, names = pruned.launched(), pruned.names()
         kernels = {name: kernel for name, kernel in self.kernels.items() if name in launched}
-        weights = {name: at for name, at in self.weights.items() if name in read}
+        weights = {name: at for name, at in self.weights.items() if name in names}
         return replace(pruned, kernels=kernels, weights=weights)
 
     def launched(self) -> set[str]:
         """The kernels of all ways."""
         return {operation.kernel for operation in self._operations() if isinstance(operation, Launch)}
 
-    def read(self) -> set[str]:
+    def names(self) -> set[str]:
         """The buffers and weights of all ways."""
         return {place.name for operation in self._operations() for place in operation.places}
 

@@ -25,7 +25,7 @@ from bertc.shapes import Profile, Range
 from bertc.spec import Spec
 from bertc.targets.cuda import _write_weights, draft
 from bertc.targets.cuda import session as session_module
-from bertc.targets.cuda.hopper import CLUSTERED, rounds
+from bertc.targets.cuda.hopper import rounds
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import Kernel, Launch, Operation, Plan, read_plan
 from bertc.targets.cuda.session import PLAN, WEIGHTS
@@ -357,16 +357,15 @@ def test_other_weights(
     assert any(" · " in name for name in built.weights) == (few_up_to != 0)
 
 
-@pytest.mark.parametrize("more", [0, 1])
-def test_steps_for_few_rows(more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are there to be timed where a shape has CLUSTERED rows at most. In bf16, of which many rows take no norms
-    along, there is nothing else."""
+@pytest.mark.parametrize(("rows", "lists"), [(1024, 2), (1025, 1)])
+def test_steps_for_few_rows(rows: int, lists: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are there to be timed up to as many rows as clusters won at. In bf16 there is nothing else, of which many
+    rows take no norms along."""
     monkeypatch.setattr("bertc.targets.cuda.compile_kernels", uncompiled)
-    shape = Profile(Range(1, 1, 1), Range(CLUSTERED + more, CLUSTERED + more, CLUSTERED + more))
-    spec = replace(wide_spec(precision="bf16"), shapes=(shape,))
-    spec = replace(spec, sizes={**spec.sizes, "positions": 2 * CLUSTERED})
+    spec = replace(wide_spec(precision="bf16"), shapes=(Profile(Range(1, 1, 1), Range(rows, rows, rows)),))
+    spec = replace(spec, sizes={**spec.sizes, "positions": rows})
     plan, _ = draft(compile(spec, "cuda"), weights_of(elaborate(spec)), tmp_path, spec, "sm_90")
-    assert len(plan.lists) == (1 if more else 2)
+    assert len(plan.lists) == lists
 
 
 def test_other_weights_where_no_shape_has_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def _shipped(case: Case) -> dict[str, Any]:
 
 def check_families(folder: Path) -> Iterator[dict[str, Any]]:
     """A small network of every family, with weights five times as far apart as random ones, so that scores tell keys
-    apart; 592 tokens are more than our own products for few rows are taken for."""
+    apart; 592 tokens are more than small tiles are taken for where nothing is timed."""
     del folder
     cases = product(map(str, sorted(FAMILIES.iterdir())), BOUNDS, (False, True))
     yield from _side_by_side(

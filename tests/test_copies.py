@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,24 +45,41 @@ def test_the_longest_axis_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_read_behind_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's memory may then be given back."""
-    begun: list[int] = []
-    ended: list[int] = []
+    """The GPU's memory may then be given back: what runs is waited for, and what begins later reads nothing."""
+    running, ended, late = threading.Event(), list[int](), list[Callable[[], None]]()
+
+    class Left:
+        """A pool that a signal leaves while one thread runs and another is about to."""
+
+        def __init__(self, threads: int) -> None:
+            self.threads = threads
+
+        def __enter__(self) -> Left:
+            return self
+
+        def __exit__(self, *raised: object) -> None:
+            pass
+
+        def map(self, copy: Callable[..., None], *pieces: Any) -> None:
+            first, second, *_ = zip(*pieces, strict=True)
+            threading.Thread(target=copy, args=first).start()
+            running.wait()
+            late.append(partial(copy, *second))
+            raise KeyboardInterrupt
 
     def copyto(target: Any, source: Any) -> None:
-        begun.append(len(source))
-        if len(begun) == 1:
-            signal.raise_signal(signal.SIGINT)  # the main thread's, whoever raises it
+        running.set()
         time.sleep(0.2)
         ended.append(len(source))
 
     monkeypatch.setattr(copies, "WORTH_A_THREAD", 8)
+    monkeypatch.setattr(copies, "ThreadPoolExecutor", Left)
     monkeypatch.setattr(copies.np, "copyto", copyto)
     with pytest.raises(KeyboardInterrupt):
         copies.copied(np.zeros((4, 2)))
-    had = len(ended)
-    time.sleep(0.1)
-    assert 0 < len(begun) == len(ended) == had
+    assert ended == [1]
+    late[0]()
+    assert ended == [1]
 
 
 def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,19 +11,19 @@ from bertc.ops import Array
 
 THREADS = 8
 
-WORTH_A_THREAD = 4 << 20
-"""Bytes."""
+WORTH_A_THREAD = 16 << 20
+"""Bytes. What several threads bring (docs/performance.md) was measured with so many a thread."""
 
 
 def copied(rows: Array) -> Array:
-    """An array as a new one of float32. Large ones are copied by several threads: beside an H200, one takes 1.7 ms for
-    16 MB and 43 ms for 150, four take 0.6 and 13, eight 9 for 150, which the copy engine brings in 3."""
+    """An array as a new one of float32. Large ones are copied by several threads: beside an H200, one takes 41 ms for
+    151 MB, eight 13, and the copy engine brings them in 3."""
     answer = np.empty(rows.shape, np.float32)
-    parts, longest = min(THREADS, answer.nbytes // WORTH_A_THREAD), int(np.argmax(rows.shape))
+    parts = min(THREADS, answer.nbytes // WORTH_A_THREAD)
     if parts < 2:
         np.copyto(answer, rows)
         return answer
-    permits = Semaphore(parts)
+    permits, longest = Semaphore(parts), int(np.argmax(rows.shape))
 
     def copy(target: Array, source: Array) -> None:
         if permits.acquire(blocking=False):

@@ -126,7 +126,7 @@ def draft(
     shapes, shared = _shapes(spec), ARCHITECTURES[architecture]
     lowering, lowered, outputs = _lowered(graph, weights, spec.precision, architecture, shapes)
     compiled: dict[str, Kernel] = {}
-    there, tried = set(lowering.sources), 0
+    there = set(lowering.sources)
     while True:
         lists = tuple(tuple(step.with_kernels(there) for step in steps) for steps in lowered)
         for step in chain(*lists):
@@ -141,6 +141,7 @@ def draft(
         if not wanted:
             break
         sources = [source for key, source in lowering.sources.items() if key in wanted]
+        tried = len(compiled) + len(lowering.sources) - len(there)
         for index, (key, kernel) in enumerate(compile_kernels(sources, architecture, shared, folder)):
             if kernel is None:
                 there.remove(key)
@@ -148,7 +149,6 @@ def draft(
                 compiled[key] = kernel
             if progress:
                 progress("compiling kernels", tried + index + 1, tried + len(sources))
-        tried += len(sources)
     kernels = {key: compiled[key] for key in plan.launched()}
     weights_at = _write_weights(lowering.constants, plan.names(), folder / WEIGHTS)
     plan = replace(plan, kernels=kernels, weights=weights_at)

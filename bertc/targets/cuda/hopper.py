@@ -63,8 +63,8 @@ CLUSTERED = 1024
 """Rows up to which tiles of clusters are offered."""
 
 FEW = 512
-"""Rows up to which the first tile of clusters is taken where nothing was timed. Up to CLUSTERED others of these may be
-faster than large tiles, which only timing tells."""
+"""Rows up to which small tiles are taken where nothing was timed. Up to CLUSTERED some of these may be faster than
+large ones, which only timing tells."""
 
 COUNTED = (1024, 2048, 4096, 8192)
 """Rows that large tiles are chosen for by rounds, where nothing was timed; of more, a part of a round costs less than

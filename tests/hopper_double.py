@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,31 @@ def launch(constants: Mapping[str, Any], given: Mapping[str, Any], grid: tuple[i
         assert clusters == 6 * constants["HEADS"]
         found = {"context": projected_context(constants, {**given, "batch": batch})}
     else:
-        assert grid == grid_of(constants, given["rows"])
+        assert grid == (shared_grid_of(constants, given) or grid_of(constants, given["rows"]))
         found = results(constants, given)
+        rows = rows_of(constants, given)
+        of_rows = {"y": (rows, ...), "y_moments": (slice(None), rows)}
+        for name, wanted in found.items():
+            memory = given[name][: wanted.size].reshape(wanted.shape)
+            memory[of_rows[name]] = torch.from_numpy(wanted[of_rows[name]]).to(memory.dtype)
+        return
     for name, wanted in found.items():
         given[name][: wanted.size] = torch.from_numpy(wanted).reshape(-1).to(given[name].dtype)
+
+
+def rows_of(constants: Mapping[str, Any], given: Mapping[str, Any]) -> slice:
+    """Those that a kernel takes; of the kernels that share them, the one that leads has the first, LED at a time."""
+    rows, led = given["rows"], constants.get("LED", 0)
+    if not led:
+        return slice(0, rows)
+    whole, share = rows // led, given["leading"] / (given["leading"] + given["following"])
+    first = led * min(whole, ceil(whole * share))
+    return slice(0, first) if constants["LEADS"] else slice(first, rows)
+
+
+def shared_grid_of(constants: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """The blocks of one of the kernels that share the rows."""
+    return (given["leading" if constants["LEADS"] else "following"], 1, 1) if constants.get("LED") else None
 
 
 def grid_of(constants: Mapping[str, Any], rows: int) -> tuple[int, int, int]:

@@ -27,7 +27,19 @@ from bertc.spec import Spec
 from bertc.targets.cuda import ARCHITECTURES
 from bertc.targets.cuda.compile_kernels import is_cuda, kernel_function, parameters
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import Launch, Operation, Output, Product, Size, Step, Tiles, arena, read_plan
+from bertc.targets.cuda.plan import (
+    EIGHTS,
+    PAIRS,
+    Launch,
+    Operation,
+    Output,
+    Product,
+    Size,
+    Step,
+    Tiles,
+    arena,
+    read_plan,
+)
 from bertc.targets.cuda.tune import _signature
 
 SIZES = "{layers: 2, hidden: 128, heads: 8, inner: 256, vocab: 53, positions: 19, labels: 5}"
@@ -56,7 +68,7 @@ class Interpreted:
 
     def __init__(self, lowering: Lowering, inputs: Mapping[str, Any]) -> None:
         batch, seq = inputs["attention_mask"].shape
-        self.sizes = {"batch": batch, "seq": seq, "tokens": len(inputs.get("places", ()))}
+        self.sizes = {"batch": batch, "seq": seq, "tokens": len(inputs.get("places", ())), EIGHTS: 15, PAIRS: 6}
         self.lowering = lowering
         self.memory: dict[str, Any] = {
             name: torch.full((buffer.size(self.sizes),), float("nan") if buffer.element != "i32" else 0).to(
@@ -232,7 +244,7 @@ def test_packed_plans(
 def wide_spec(**fields: str) -> Spec:
     """Sizes that the tiles of products and of attention fit."""
     spec = small_spec(**fields)
-    wide = {"hidden": 128, "embedding_size": 128, "heads": 8, "head_size": 16, "inner": 256}
+    wide = {"hidden": 128, "embedding_size": 128, "heads": 8, "head_size": 16, "inner": 512}
     return replace(spec, sizes={**spec.sizes, **wide})
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import bertc
 from bertc.shapes import Profile, Range
 from bertc.targets.cuda import _shapes  # pyright: ignore[reportPrivateUsage]
+from bertc.targets.cuda.hopper import COUNTED
 from bertc.targets.cuda.plan import (
     Buffer,
     Choices,
@@ -354,6 +355,19 @@ def test_alternatives_are_timed_in_turn() -> None:
     tuned(session, [shape(1, TRIED_UP_TO + 1)])
     alone, beside = [("one",), ("two",), ("three",)], [("one",), ("two",)]
     assert [started for _, started in session.runs] == alone * (1 + REPLAYS) + beside * REPLAYS
+
+
+@pytest.mark.parametrize(
+    ("rows", "slower", "taken"),
+    [(COUNTED[-1], 1.01, 0), (COUNTED[-1] + 1, 1.029, 1), (COUNTED[-1] + 1, 1.031, 0)],
+)
+def test_ways_of_least_effort_stay_at_the_power_limit(rows: int, slower: float, taken: int) -> None:
+    """Untried beside other steps, as long as they take little longer by themselves."""
+    frugal = replace(step("a", "fast", "frugal"), choices=((COUNTED[-1], 0), (0, 1)), is_frugal=True)
+    session = Timed(plan_of([frugal, step("b", "other")]), of_each({"fast": 1, "frugal": slower, "other": 1}))
+    ((found, _),) = tuned(session, [shape(1, rows)]).lists
+    assert (found.choices, found.is_frugal) == (((rows, taken),), False)
+    assert (("fast", "other") in [started for _, started in session.runs]) == (taken == 0)
 
 
 def test_lists_are_compared_while_the_clock_falls() -> None:

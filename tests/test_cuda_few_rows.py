@@ -25,7 +25,7 @@ from bertc.shapes import Profile, Range
 from bertc.spec import Spec
 from bertc.targets.cuda import _write_weights, draft
 from bertc.targets.cuda import session as session_module
-from bertc.targets.cuda.hopper import rounds
+from bertc.targets.cuda.hopper import COUNTED, rounds
 from bertc.targets.cuda.lower import Lowering
 from bertc.targets.cuda.plan import Kernel, Launch, Operation, Plan, read_plan
 from bertc.targets.cuda.session import PLAN, WEIGHTS
@@ -188,7 +188,7 @@ def test_a_bundle_keeps_what_can_be_taken(
     ]
     assert {*every} == {step for steps in plan.lists for step in steps}
     assert len(plan.lists) == (2 if few_up_to or (few_up_to is None and sizes) else 1)
-    assert {len(step.ways) for step in every} == ({1, 2, 3} if few_up_to is None else {1})
+    assert {len(step.ways) for step in every} == ({1, 2, 3, 4} if few_up_to is None else {1})
     for rows in (1, 32, 33, 128, 129, 5000):
         assert norms_go_along(plan, rows) == (few_up_to is None or rows <= few_up_to)
         assert is_joined(plan, rows, 1) == (sizes == WITH_ROLES and rows <= (128 if few_up_to is None else few_up_to))
@@ -280,24 +280,26 @@ def test_untimed_tiles(rows: int) -> None:
     spec = wide_spec(precision="fp16")
     spec = replace(spec, sizes={**spec.sizes, "hidden": 768, "embedding_size": 768})
     _, lowering, _ = norms_in_products(spec, weights_of(elaborate(spec)))
-    seen = 0
+    seen, clusters = 0, set[tuple[int, int]]()
     for step in lowering.steps:
-        tiles = [constants for way in step.ways if "SHARED" in (constants := fixed(lowering, way))]
-        large = [tile for tile in tiles if "SPLIT" not in tile]
+        large = [constants for way in step.ways if "DOWN" in (constants := fixed(lowering, way))]
         if large:
             taken = fixed(lowering, step.way(rows))
-            counted = next((limit for limit in (1024, 2048, 4096, 8192) if rows <= limit), None)
+            counted = next((limit for limit in COUNTED if rows <= limit), None)
             if counted is None:  # 384 columns are not made 512
-                assert of_tile(taken) == ((128, 192, 2) if taken["N"] == 384 else (128, 256, 2))
+                cluster = (4, 2) if taken["N"] % 512 == 0 else (2, 1)
+                assert of_tile(taken) == ((128, 192, 2, 1) if taken["N"] == 384 else (128, 256, *cluster))
+                clusters.add(cluster)
             else:
                 least = min(rounds(tile, tile["N"], counted) for tile in large)
                 assert rounds(taken, taken["N"], counted) == least
             seen += 1
     assert seen
+    assert clusters == (set() if rows <= COUNTED[-1] else {(2, 1), (4, 2)})
 
 
 def of_tile(constants: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(constants[name] for name in ("ROWS", "COLUMNS", "SHARED"))
+    return tuple(constants[name] for name in ("ROWS", "COLUMNS", "DOWN", "OVER"))
 
 
 @pytest.mark.parametrize(

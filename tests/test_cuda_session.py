@@ -28,7 +28,7 @@ from bertc.targets import Runtime
 from bertc.targets.cuda import _write_weights
 from bertc.targets.cuda import session as session_module
 from bertc.targets.cuda.lower import Lowering
-from bertc.targets.cuda.plan import INPUTS, Operation, Plan
+from bertc.targets.cuda.plan import EIGHTS, INPUTS, PAIRS, Kernel, Launch, Operation, Plan, Size, Step
 from bertc.targets.cuda.session import PLAN, WEIGHTS, Session, bucket
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # rows of padding overflow in the interpreter
@@ -129,6 +129,10 @@ class HostDevice:
         self.pinned.clear()
 
 
+CLUSTERS = {EIGHTS: 15, PAIRS: 6}
+"""What fits an H200: clusters of eight, and pairs beside them."""
+
+
 class InterpretedSession(Session):
     """The session whose operations run on the CPU, on the buffers that it has placed."""
 
@@ -136,7 +140,7 @@ class InterpretedSession(Session):
 
     def start(self, operation: Operation, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
         plan = Interpreted.__new__(Interpreted)
-        plan.sizes, plan.lowering = sizes, self.lowering
+        plan.sizes, plan.lowering = {**sizes, **CLUSTERS}, self.lowering
         buffers = self.plan.buffers
         plan.memory = {
             name: view(address, buffers[name].element, buffers[name].size(sizes)) for name, address in addresses.items()
@@ -320,3 +324,53 @@ def test_closing_gives_everything_back(opened: Any) -> None:
 def test_buckets(count: int, rounded: int) -> None:
     """One of 32 parts of the power of two above, of 16 tokens at least and 1024 at most."""
     assert bucket(count) == rounded
+
+
+@pytest.mark.parametrize(("eights", "pairs", "beside"), [(15, 66, 6), (16, 66, 2), (14, 57, 1), (16, 64, 1)])
+def test_kernels_of_clusters_take_what_fits(eights: int, pairs: int, beside: int, tmp_path: Path) -> None:
+    """As many clusters of eight as there is room for, and pairs beside them; one of these at least."""
+    launches = [
+        Launch(name, (size, Size(1), Size(1)), (size,), (), ())
+        for name, size in {"first": Size(8, (EIGHTS,)), "rest": Size(2, (PAIRS,)), "other": Size(132)}.items()
+    ]
+    kernels = {name: Kernel(name, name, 12, 1 << 17, (), cluster) for name, cluster in zip(*KERNELS, strict=True)}
+    plan = Plan("sm_90", {}, {}, kernels, ((Step("product", (tuple(launches),)),),), {})
+    (tmp_path / PLAN).write_text(plan.to_json())
+    (tmp_path / WEIGHTS).write_bytes(b"")
+    for name in kernels:
+        (tmp_path / name).write_bytes(b"")
+    device = Clustered({"first": eights, "rest": pairs})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module, "Blas", NoProducts)
+        session = Session(tmp_path, device)  # pyright: ignore[reportArgumentType]
+    for operation in launches:
+        session.start(operation, {}, {})
+    assert device.launched == [("first", 8 * eights, 8 * eights), ("rest", 2 * beside, 2 * beside), ("other", 132, 132)]
+
+
+KERNELS = ("first", "rest", "other"), (8, 2, 1)
+
+
+class Clustered(HostDevice):
+    """A device that says how many clusters of a kernel fit it, and notes the grids and the numbers of launches."""
+
+    def __init__(self, fitting: Mapping[str, int]) -> None:
+        super().__init__()
+        self.fitting = fitting
+        self.launched: list[tuple[str, int, int]] = []
+
+    def upload(self, address: int, array: Any) -> None:
+        assert not array.size
+
+    def function(self, path: Path, entry: str, shared: int) -> str:
+        return entry
+
+    def clusters(self, function: str, warps: int, shared: int, cluster: int) -> int:
+        assert (warps, shared, cluster) == (12, 1 << 17, dict(zip(*KERNELS, strict=True))[function])
+        return self.fitting[function]
+
+    def launch(
+        self, function: str, grid: tuple[int, int, int], warps: int, shared: int, values: Any, cluster: int
+    ) -> None:
+        ((value, _),) = values
+        self.launched.append((function, grid[0], value))

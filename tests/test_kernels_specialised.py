@@ -4,9 +4,10 @@ what its double leaves."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from test_kernels import BITS, DEVICE, nothing, wide
 from test_kernels_of_clusters import FORMS, arguments
 
 from bertc.errors import BertcError
-from bertc.kernels.hopper import DEPTH, GRANULE, PARAMETERS
-from bertc.kernels.linear_specialised import CONSTANTS, warps
+from bertc.kernels.hopper import DEPTH, GRANULE
+from bertc.kernels.linear_specialised import CONSTANTS, PARAMETERS, warps
 from bertc.ops import PRIMITIVES, Array
 from bertc.targets.cuda.compile_kernels import Source, compile_kernels
 from bertc.targets.cuda.driver import Device
 from bertc.targets.cuda.hopper import MULTIPROCESSORS, SHARED_MEMORY, SPECIALISED, rounds, specialised_tiles
-from bertc.targets.cuda.plan import Kernel
+from bertc.targets.cuda.plan import EIGHT, Kernel
 
 SIZES = ((768, 192), (1024, 1024), (832, 64))
 """n and k: whole tiles of both kinds, and columns beyond the last tile of one step."""
@@ -34,32 +35,40 @@ SIZES = ((768, 192), (1024, 1024), (832, 64))
 PLAIN = dict.fromkeys(("X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS"), False) | {"ACTIVATION": ""}
 
 
-def sources(form: Mapping[str, Any], element: str, n: int, k: int) -> Iterator[Source]:
-    """For each tile."""
-    sizes = {"ELEMENT": element, "N": n, "K": k, "X_EPS": 1e-12, "R_EPS": 1e-5, "PDL": True}
-    for rows, columns, stages, shared in SPECIALISED:
-        tile = {"ROWS": rows, "COLUMNS": columns, "STAGES": stages, "SHARED": shared}
-        constants = {**PLAIN, **sizes, **tile, **form}
-        yield Source("linear_specialised", "linear_specialised", (), tuple(constants.items()), warps(constants))
+def sources(form: Mapping[str, Any], element: str, n: int, k: int) -> Iterator[list[Source]]:
+    """For each tile that n columns can be cut into; clusters of eight have pairs beside them."""
+    sizes = {"ELEMENT": element, "N": n, "K": k, "X_EPS": 1e-12, "R_EPS": 1e-5, "PDL": True, "LED": 0, "LEADS": False}
+    for rows, columns, stages, down, over in SPECIALISED:
+        if -(-n // columns) % over:
+            continue
+        tile = {"ROWS": rows, "COLUMNS": columns, "STAGES": stages, "DOWN": down, "OVER": over}
+        kernels = [{**PLAIN, **sizes, **tile, **form}]
+        if down * over == EIGHT:
+            both = {**kernels[0], "LED": rows * down}
+            kernels = [both | {"LEADS": True}, both | {"DOWN": 2, "OVER": 1}]
+        yield [Source("linear_specialised", "linear_specialised", (), tuple(of.items()), warps(of)) for of in kernels]
 
 
 def compiled(
     form: Mapping[str, Any], element: str, n: int, k: int, folder: Path
-) -> Iterator[tuple[dict[str, Any], Kernel]]:
-    """Each tile's constants and kernel."""
-    for source in sources(form, element, n, k):
-        constants = dict(source.constants)
-        ((_, kernel),) = compile_kernels([source], "sm_90", SHARED_MEMORY, folder)
-        assert kernel is not None, f"{constants} want more memory than there is"
-        yield constants, kernel
+) -> Iterator[list[tuple[dict[str, Any], Kernel]]]:
+    """For each tile its kernels with their constants."""
+    for of_tile in sources(form, element, n, k):
+        kernels: list[tuple[dict[str, Any], Kernel]] = []
+        for source in of_tile:
+            constants = dict(source.constants)
+            ((_, kernel),) = compile_kernels([source], "sm_90", SHARED_MEMORY, folder)
+            assert kernel is not None, f"{constants} want more memory than there is"
+            kernels.append((constants, kernel))
+        yield kernels
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("element", ["f16", "bf16"])
 def test_compiles(form: str, element: str, tmp_path: Path) -> None:
-    for constants, kernel in compiled(FORMS[form], element, 1024, 1024, tmp_path):
+    for constants, kernel in chain(*compiled(FORMS[form], element, 1024, 1024, tmp_path)):
         assert constants.keys() == set(CONSTANTS)
-        assert kernel.cluster == constants["SHARED"]
+        assert kernel.cluster == constants["DOWN"] * constants["OVER"]
         assert b"sm_90a" in (tmp_path / kernel.file).read_bytes()
         assert_registers(constants, tmp_path / kernel.file)
 
@@ -82,7 +91,7 @@ def test_says_at_once_that_the_compiler_is_missing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "_compile_triton", lambda *_: pytest.fail("not at once"))
     of_triton = Source("bias_gelu", "bias_activation", (), (), 4)
     with pytest.raises(BertcError) as caught:
-        next(compile_kernels([of_triton, *sources(PLAIN, "f16", 768, 192)], "sm_90", SHARED_MEMORY, tmp_path))
+        next(compile_kernels([of_triton, *chain(*sources(PLAIN, "f16", 768, 192))], "sm_90", SHARED_MEMORY, tmp_path))
     assert caught.value.diagnostics[0].code == "B0501"
 
 
@@ -96,7 +105,7 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
 
     @pytest.mark.parametrize("form", [*(FORMS.keys() - {"plain", "gelu", "to a sum", "to a norm"})])
     def test_forms(form: str, tmp_path: Path) -> None:
-        check(form, "f16", 768, 192, tmp_path)
+        check(form, "f16", 1024, 192, tmp_path)
 
     def check(form: str, element: str, n: int, k: int, folder: Path) -> None:
         """Every tile: one tile alone, several for each block, and rows beyond the last; nothing is written behind."""
@@ -104,16 +113,30 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
         with closing(Device()) as device, device.current():
             for rows in (1, 1000, 9000):
                 given = arguments(element, rows, n, k)
-                expected = results(tiles[0][0], given)
-                off = rounding(tiles[0][0], given, element)
-                for _, kernel in tiles:
+                constants, _ = tiles[0][0]
+                expected = results(constants, given)
+                off = rounding(constants, given, element)
+                for kernels in tiles:
                     left = {"y": nothing(element, (rows + 256) * n)}
                     left["y_moments"] = nothing("f32", (rows + 256) * n // GRANULE * 2)
                     torch.cuda.synchronize()
-                    grid = (MULTIPROCESSORS, 1, 1)
-                    launch(device, folder, kernel, grid, PARAMETERS, {**given, **left}, element)()
-                    device.wait()
+                    start(device, folder, kernels, {**given, **left}, element)
                     assert_left(left, expected, off, element)
+
+    def start(
+        device: Device,
+        folder: Path,
+        kernels: Sequence[tuple[Mapping[str, Any], Kernel]],
+        given: Mapping[str, Any],
+        element: str,
+    ) -> None:
+        """What one tile's kernels leave, of 15 clusters of eight and six pairs where they share the rows."""
+        led = 15 * EIGHT
+        blocks = {"leading": led, "following": MULTIPROCESSORS - led}
+        for constants, kernel in kernels:
+            count = blocks["leading" if constants["LEADS"] else "following"] if constants["LED"] else MULTIPROCESSORS
+            launch(device, folder, kernel, (count, 1, 1), PARAMETERS, {**given, **blocks}, element)()
+        device.wait()
 
     def rounding(constants: Mapping[str, Any], given: Mapping[str, Any], element: str) -> Array:
         """[rows, n]: how far results may be off, before they are rounded: a product is rounded when it is handed over,
@@ -144,9 +167,8 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
             "rows": len(x),
         }
         with closing(Device()) as device, device.current():
-            for _, kernel in compiled({"ACTIVATION": "gelu"}, "f16", size, size, tmp_path):
-                launch(device, tmp_path, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, "f16")()
-                device.wait()
+            for kernels in compiled({"ACTIVATION": "gelu"}, "f16", size, size, tmp_path):
+                start(device, tmp_path, kernels, given, "f16")
                 numbers, y = wide(x), wide(given["y"]).reshape(x.shape)
                 off = y - PRIMITIVES["gelu"].reference(numbers)
                 half = np.spacing(np.abs(x.cpu().numpy())).astype(np.float64) / 2
@@ -163,10 +185,9 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
         given["x"][::3] = 0
         given["x_moments"].reshape(-1, 300, 2)[:, ::3] = 0
         with closing(Device()) as device, device.current():
-            for _, kernel in compiled(FORMS["gelu"], "f16", 768, 192, tmp_path):
+            for kernels in compiled(FORMS["gelu"], "f16", 768, 192, tmp_path):
                 given["y"] = nothing("f16", 300 * 768)
-                launch(device, tmp_path, kernel, (MULTIPROCESSORS, 1, 1), PARAMETERS, given, "f16")()
-                device.wait()
+                start(device, tmp_path, kernels, given, "f16")
                 y = wide(given["y"]).reshape(300, 768)
                 bias = wide(given["bias"])
                 off = np.abs(y[::3] - PRIMITIVES["gelu"].reference(bias))

@@ -54,9 +54,9 @@ struct Tile {
     __device__ bool is_there() const { return first < rows; }
 };
 
-// What this block does with its tiles, one a round, and how many it has had. A head's tiles are neighbours, which read
-// the same keys. Blocks change their places from round to round, so that all get as many of the last tiles, which short
-// sequences do not have.
+// What this block does with its tiles, one a round, and how many it has had: the last ones first, which the product in
+// front has left in the L2 cache. A head's tiles are neighbours, which read the same keys. Blocks change their places
+// from round to round, so that all get as many of a head's last tiles, which short sequences do not have.
 template <typename Body>
 __device__ void for_each_tile(const Arguments& given, const Body& body) {
     const int tiles = given.across() * HEADS * given.batch;
@@ -64,7 +64,7 @@ __device__ void for_each_tile(const Arguments& given, const Body& body) {
     for (int round = 0; round * gridDim.x < tiles; round++) {
         const int tile = round * gridDim.x + (blockIdx.x + round) % gridDim.x;
         if (tile >= tiles) continue;
-        const Tile at(tile, given);
+        const Tile at(tiles - 1 - tile, given);
         if (at.is_there()) body(at, turn++);
     }
 }

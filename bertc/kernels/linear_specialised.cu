@@ -8,7 +8,11 @@
 // them ahead. Groups of four warps multiply 64 rows of the tile each and hand their sums over in shared memory, rounded
 // to y's type; while they multiply the next tile, three warps add the bias and the residual, take the activation and
 // store. So the tensor cores never wait for an end, but for a block's last, which the warps that multiply see to
-// themselves. SHARED blocks are a cluster: their tiles lie below one another, and each loads its part of w for all.
+// themselves. DOWN × OVER blocks are a cluster, whose tiles lie so many below and beside one another. Each block loads a
+// part of w for those above and below it, and of x for those beside it: a cluster reads no more than one tile of its size.
+// Clusters of eight do not fill a GPU. The kernel that LEADS takes the first rows by as many as fit, LED at a time, and
+// starts another beside itself that takes the others in clusters of two, where no larger one fits.
+//
 // IN_PAIRS, all that stands behind the sum is GELU, taken of two f16 at once: at the power limit instructions cost time.
 // Then 1 / deviation of x's norm is 65504 at most: what is made of rows of a deviation below 2⁻¹⁶ is too small.
 // In f16 |x · wᵀ| has to stay below 65520, whatever is added to it: beyond, y is infinite or NaN.
@@ -20,7 +24,9 @@ constexpr int HELPERS = 3;                                  // warps that finish
 constexpr int THREADS = 128 * (GROUPS + 1);
 constexpr int STEPS = K / DEPTH;                            // in which a tile is multiplied
 constexpr int EARLY = STAGES < STEPS ? STAGES : STEPS;      // of which w is loaded before the kernel in front has ended
-constexpr int ACROSS = (N + COLUMNS - 1) / COLUMNS;         // tiles
+constexpr int ACROSS = (N + COLUMNS - 1) / COLUMNS / OVER;  // tiles of a cluster
+constexpr int CLUSTER = DOWN * OVER, TOGETHER = DOWN + OVER - 1;  // blocks; those that one has operands in common with
+constexpr bool FOLLOWS = LED && !LEADS;
 constexpr int STRIPE = 64;                                  // columns that lie together in shared memory, 128 bytes
 constexpr int STRIPES = COLUMNS / STRIPE;
 constexpr int PART = 16;                                    // rows that a warp finishes at a time
@@ -36,7 +42,9 @@ static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its
 static_assert(STRIPES >= HELPERS || GROUPS * STRIPES % HELPERS == 0, "a helper has a group's stripes in all tiles");
 static_assert(HAS_RESIDUAL || !R_NORM, "a norm is the residual's");
 static_assert(!IN_PAIRS || !(BF16 || HAS_RESIDUAL || HAS_MOMENTS), "pairs are of f16, and have gelu alone behind them");
-static_assert(W_BYTES / SHARED % 1024 == 0, "parts of w begin where the swizzle does");
+static_assert((N + COLUMNS - 1) / COLUMNS % OVER == 0, "clusters have all of their tiles");
+static_assert(W_BYTES / DOWN % 1024 == 0 && X_BYTES / OVER % 1024 == 0, "parts begin where the swizzle does");
+static_assert(LED % (ROWS * DOWN) == 0, "the kernel that leads takes whole tiles of its clusters");
 
 // Of a row's norms: x's multiplies the sum, the residual's makes residual.x * value + residual.y of a value.
 struct Line {
@@ -119,51 +127,85 @@ struct Arguments {
     float2* y_moments;
 };
 
-// First row and column of a cluster's tile. Neighbours lie beside each other: they share rows of x in the L2 cache.
+// This block in its cluster, and the kernel's rows: from `first` on as many tiles of a cluster.
+struct Block {
+    int down, over, first, tiles;
+
+    // Of the rows the kernel that leads takes as many LED as it has of all blocks, or one more.
+    __device__ Block(int rows, int leading, int following)
+        : down(blockIdx.x % CLUSTER / OVER), over(blockIdx.x % OVER), first(0) {
+        int count = rows;
+        if constexpr (LED > 0) {
+            const int whole = rows / LED, blocks = leading + following;
+            const int led = min(whole, (whole * leading + blocks - 1) / blocks) * LED;
+            if (FOLLOWS) first = led;
+            count = LEADS ? led : rows - led;
+        }
+        tiles = (count + ROWS * DOWN - 1) / (ROWS * DOWN) * ACROSS;
+    }
+};
+
+// First row and column of a block's tile. Clusters' tiles side by side are neighbours: they share rows of x in the L2
+// cache. With an activation they go from the last rows to the first, which the kernel in front has left there.
 struct Tile {
     int row, column;
 
-    __device__ explicit Tile(int tile) : row(tile / ACROSS * ROWS * SHARED), column(tile % ACROSS * COLUMNS) {}
+    __device__ Tile(int tile, const Block& block) {
+        const int at = IS_ACTIVATED ? block.tiles - 1 - tile : tile;
+        row = block.first + (at / ACROSS * DOWN + block.down) * ROWS;
+        column = (at % ACROSS * OVER + block.over) * COLUMNS;
+    }
 };
 
-// The same to the same place in all blocks of the cluster.
-__device__ void load_for_all(void* box, const TensorMap& map, int column, int row, u64& barrier) {
-    if constexpr (SHARED == 1) return load(box, map, column, row, barrier);
-    load_for((1 << SHARED) - 1, box, map, column, row, barrier);
+// Until what the kernels in front have written can be read. Where one leads, that is what the one that follows waits
+// for before it starts; whoever waits for that one's end waits for both.
+__device__ void begin() {
+    if (LEADS) wait_for_kernel_in_front();
+    release_next_kernel();
+    if (!LED) wait_for_kernel_in_front();
+}
+
+// A part of an operand, to the same place in so many blocks, a bit of `to` for each.
+template <int COUNT>
+__device__ void send(int to, void* box, const TensorMap& map, int column, int row, u64& barrier) {
+    if constexpr (COUNT == 1) return load(box, map, column, row, barrier);
+    load_for(to, box, map, column, row, barrier);
 }
 
 // By one thread: all that this block reads, in order, as soon as there is room.
-__device__ void load_tiles(Memory& memory, const TensorMap& x, const TensorMap& w, int block, int clusters, int tiles) {
+__device__ void load_tiles(Memory& memory, const TensorMap& x, const TensorMap& w, const Block& block, int clusters) {
+    constexpr int BELOW = ((1 << CLUSTER) - 1) / ((1 << OVER) - 1), BESIDE = (1 << OVER) - 1;
     const auto load_w = [&](const Tile& at, int depth, int stage) {
-        const int column = at.column + block * (COLUMNS / SHARED);
         expect(memory.loaded[stage], X_BYTES + W_BYTES);
-        load_for_all(memory.w[stage] + block * (W_BYTES / SHARED), w, depth, column, memory.loaded[stage]);
+        send<DOWN>(BELOW << block.over, memory.w[stage] + block.down * (W_BYTES / DOWN), w, depth,
+                   at.column + block.down * (COLUMNS / DOWN), memory.loaded[stage]);
     };
-    int tile = blockIdx.x / SHARED, step = 0;
-    if (tile < tiles)
-        for (int stage = 0; stage < EARLY; stage++) load_w(Tile(tile), stage * DEPTH, stage);
-    release_next_kernel();
-    wait_for_kernel_in_front();
-    for (; tile < tiles; tile += clusters) {
-        const Tile at(tile);
+    int tile = blockIdx.x / CLUSTER, step = 0;
+    if (tile < block.tiles)
+        for (int stage = 0; stage < EARLY; stage++) load_w(Tile(tile, block), stage * DEPTH, stage);
+    begin();
+    for (; tile < block.tiles; tile += clusters) {
+        const Tile at(tile, block);
 #pragma unroll 1
         for (int depth = 0; depth < K; depth += DEPTH, step++) {
             const int stage = step % STAGES;
             wait(memory.used[stage], step / STAGES & 1 ^ 1);
             if (step >= EARLY) load_w(at, depth, stage);
-            load(memory.x[stage], x, depth, at.row + block * ROWS, memory.loaded[stage]);
+            send<OVER>(BESIDE << block.down * OVER, memory.x[stage] + block.over * (X_BYTES / OVER), x, depth,
+                       at.row + block.over * (ROWS / OVER), memory.loaded[stage]);
         }
     }
     // no block leaves before all have arrived at its barriers
 #pragma unroll 1
-    for (const int end = step + STAGES; SHARED > 1 && step < end; step++)
+    for (const int end = step + STAGES; CLUSTER > 1 && step < end; step++)
         wait(memory.used[step % STAGES], step / STAGES & 1 ^ 1);
+    if (FOLLOWS) wait_for_kernel_in_front();
 }
 
 // Says to all blocks that load into this stage that a group is done with it.
-__device__ void release(u64& used, int thread) {
-    if (thread >= SHARED) return;
-    if constexpr (SHARED == 1) return arrive(used);
+__device__ void release(u64& used, const Block& block, int thread) {
+    if (thread >= CLUSTER || (thread / OVER != block.down && thread % OVER != block.over)) return;
+    if constexpr (CLUSTER == 1) return arrive(used);
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" :: "r"(in_block(shared(&used), thread)) : "memory");
 }
 
@@ -308,40 +350,40 @@ struct Stripe {
     u32 of, turn = 0;
     Tile at;
 
-    __device__ Stripe(int tile, int warp) : tile(tile), of(warp), at(tile) {}
-    __device__ Stripe next(int clusters) const {
+    __device__ Stripe(int tile, int warp, const Block& block) : tile(tile), of(warp), at(tile, block) {}
+    __device__ Stripe next(int clusters, const Block& block) const {
         Stripe next = *this;
         next.of += HELPERS;
         if (next.of >= GROUPS * STRIPES)
-            next.of -= GROUPS * STRIPES, next.tile += clusters, next.turn++, next.at = Tile(next.tile);
+            next.of -= GROUPS * STRIPES, next.tile += clusters, next.turn++, next.at = Tile(next.tile, block);
         return next;
     }
     __device__ u32 group() const { return of / STRIPES; }
     __device__ u32 stripe() const { return of % STRIPES; }
-    __device__ Piece first(int block) const {
-        return {at.row + block * ROWS + int(group()) * GROUP_ROWS, at.column + int(stripe()) * STRIPE};
+    __device__ Piece first() const {
+        return {at.row + int(group()) * GROUP_ROWS, at.column + int(stripe()) * STRIPE};
     }
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* bias,
     const float2* x_moments, const Half* residual, const float2* r_moments, const float* r_scale,
-    Half* y, float2* y_moments, int rows) {
+    Half* y, float2* y_moments, int rows, int leading, int following) {
     const Arguments given{bias, residual, r_scale, y, y_moments};
     extern __shared__ __align__(1024) unsigned char dynamic[];
     Memory& memory = *reinterpret_cast<Memory*>(dynamic);
     const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
     const int group = __shfl_sync(~0u, threadIdx.x / 128, 0), warp = __shfl_sync(~0u, thread / 32, 0);
-    const int block = blockIdx.x % SHARED, clusters = gridDim.x / SHARED;
-    const int tiles = (rows + ROWS * SHARED - 1) / (ROWS * SHARED) * ACROSS;
+    const Block block(rows, leading, following);
+    const int clusters = gridDim.x / CLUSTER;
 
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; stage++)
-            start(memory.loaded[stage], 1), start(memory.used[stage], GROUPS * SHARED);
+            start(memory.loaded[stage], 1), start(memory.used[stage], GROUPS * TOGETHER);
         for (int of = 0; of < GROUPS; of++) start(memory.summed[of], 4), start(memory.stored[of], STRIPES);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
-    if constexpr (SHARED > 1) {
+    if constexpr (CLUSTER > 1) {
         arrive_at_cluster();
         wait_for_cluster();
     } else
@@ -350,19 +392,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
     if (group == GROUPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(HELPING));
         if (warp == HELPERS) {
-            if (lane == 0) load_tiles(memory, x, w, block, clusters, tiles);
+            if (lane == 0) load_tiles(memory, x, w, block, clusters);
         } else {
-            release_next_kernel();
-            wait_for_kernel_in_front();
-            Stripe now(blockIdx.x / SHARED, warp);
-            Residual ahead(residual, now.first(block), rows, lane);
-            while (now.tile + clusters < tiles) {
-                const Stripe next = now.next(clusters);
-                const Piece first = now.first(block);
+            begin();
+            Stripe now(blockIdx.x / CLUSTER, warp, block);
+            Residual ahead(residual, now.first(), rows, lane);
+            while (now.tile + clusters < block.tiles) {
+                const Stripe next = now.next(clusters, block);
+                const Piece first = now.first();
                 const u32 of = now.group();
                 const Columns columns(given, first.column, lane);
                 wait(memory.summed[of], now.turn & 1);
-                finish<GROUP_ROWS / PART>(memory, of, now.stripe(), 0, columns, first, next.first(block), ahead, given,
+                finish<GROUP_ROWS / PART>(memory, of, now.stripe(), 0, columns, first, next.first(), ahead, given,
                                           rows, lane);
                 __syncwarp();
                 if (lane == 0) arrive(memory.stored[of]);
@@ -371,12 +412,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(MULTIPLYING));
-        release_next_kernel();
-        wait_for_kernel_in_front();
+        begin();
         int step = 0, turn = 0;
-        for (int tile = blockIdx.x / SHARED; tile < tiles; tile += clusters, turn++) {
-            const Tile at(tile);
-            const int first_row = at.row + block * ROWS + group * GROUP_ROWS + warp * PART;
+        for (int tile = blockIdx.x / CLUSTER; tile < block.tiles; tile += clusters, turn++) {
+            const Tile at(tile, block);
+            const int first_row = at.row + group * GROUP_ROWS + warp * PART;
             float sums[COLUMNS / 2];
             const auto multiply = [&](int depth) {
                 const int stage = step % STAGES;
@@ -388,17 +428,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
                     asm volatile(MULTIPLY : SUMS : "l"(left + 2 * part), "l"(right + 2 * part), "r"(depth + part));
                 asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
                 asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-                if (depth > 0) release(memory.used[(step - 1) % STAGES], thread);
+                if (depth > 0) release(memory.used[(step - 1) % STAGES], block, thread);
                 step++;
             };
             multiply(0);
             const Lines lines(x_moments, r_moments, first_row, rows, lane);
             if (STEPS > 1) multiply(1);
-            const Line line = lines.line();  // beside the tensor cores
+            wait(memory.loaded[(step - 1) % STAGES], (step - 1) / STAGES & 1);  // has come, but no compiler looks ahead
+            const Line line = lines.line();  // beside the tensor cores, not between what they are asked for
 #pragma unroll 1
             for (int depth = 2; depth < STEPS; depth++) multiply(depth);
             asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
-            release(memory.used[(step - 1) % STAGES], thread);
+            release(memory.used[(step - 1) % STAGES], block, thread);
 
             wait(memory.stored[group], turn & 1 ^ 1);
             const int row = warp * 16 + lane % 16;
@@ -411,7 +452,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
             }
             if (X_NORM || R_NORM) memory.lines[group][warp * PART + lane % PART] = line;
             __syncwarp();
-            if (tile + clusters < tiles) {
+            if (tile + clusters < block.tiles) {
                 if (lane == 0) arrive(memory.summed[group]);
             } else {
                 Piece piece{first_row, at.column};

@@ -8,10 +8,12 @@ from typing import Any
 
 from bertc.kernels import hopper
 
-PARAMETERS = hopper.PARAMETERS
-"""x and w come in boxes of [ROWS, DEPTH] and [COLUMNS / SHARED, DEPTH]."""
+PARAMETERS = (*hopper.PARAMETERS, "leading", "following")
+"""x and w come in boxes of [ROWS / OVER, DEPTH] and [COLUMNS / DOWN, DEPTH]; then, where two kernels share rows, the
+blocks of the one that leads and of the one that follows."""
 
-CONSTANTS = (*("ELEMENT", "N", "K", "ROWS", "COLUMNS", "STAGES", "SHARED"), *hopper.ENDS)
+CONSTANTS = (*("ELEMENT", "N", "K", "ROWS", "COLUMNS", "STAGES", "DOWN", "OVER", "LED", "LEADS"), *hopper.ENDS)
+"""LED: rows that a cluster of the kernel that leads takes at once; 0 where one kernel takes all."""
 
 
 def source(constants: Mapping[str, Any]) -> str:
@@ -20,6 +22,7 @@ def source(constants: Mapping[str, Any]) -> str:
     ends_there = not constants["HAS_RESIDUAL"] and not constants["HAS_MOMENTS"]
     macros = hopper.multiply(element, constants["COLUMNS"]) | {
         "ACTIVATE": activation,
+        "IS_ACTIVATED": str(int(activation != "")),
         "IN_PAIRS": str(int(element == "f16" and activation == "gelu" and ends_there)),
     }
     return hopper.source("linear_specialised.cu", constants, shared_bytes(constants), macros)
@@ -27,12 +30,13 @@ def source(constants: Mapping[str, Any]) -> str:
 
 def boxes(constants: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:
     """Rows and columns of what is loaded of x and w at once; 0 for one such box."""
-    return (constants["ROWS"], hopper.DEPTH, 0), (constants["COLUMNS"] // constants["SHARED"], hopper.DEPTH, 0)
+    x, w = constants["ROWS"] // constants["OVER"], constants["COLUMNS"] // constants["DOWN"]
+    return (x, hopper.DEPTH, 0), (w, hopper.DEPTH, 0)
 
 
 def cluster(constants: Mapping[str, Any]) -> int:
     """Blocks of a cluster."""
-    return constants["SHARED"]
+    return constants["DOWN"] * constants["OVER"]
 
 
 def warps(constants: Mapping[str, Any]) -> int:

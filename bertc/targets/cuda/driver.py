@@ -57,12 +57,18 @@ def launch(
 ) -> None:
     """Start a kernel; `values` are its arguments with their ctypes. One that may start `early` does so while the one
     before it ends, and waits by itself for what that computes. `cluster` blocks along the first axis share memory."""
+    configuration = _configuration(grid, warps, shared, early=early, cluster=cluster)
+    configuration.hStream = stream
+    arguments = tuple(value for value, _ in values), tuple(type for _, type in values)
+    call("cuLaunchKernelEx", configuration, function, arguments, 0)
+
+
+def _configuration(grid: tuple[int, int, int], warps: int, shared: int, *, early: bool, cluster: int) -> Any:
     cuda = driver()
     configuration = cuda.CUlaunchConfig()
     configuration.gridDimX, configuration.gridDimY, configuration.gridDimZ = grid
     configuration.blockDimX, configuration.blockDimY, configuration.blockDimZ = 32 * warps, 1, 1
     configuration.sharedMemBytes = shared
-    configuration.hStream = stream
     attributes: list[Any] = []
     if early:
         attribute = cuda.CUlaunchAttribute()
@@ -76,8 +82,7 @@ def launch(
         shape.x, shape.y, shape.z = cluster, 1, 1
         attributes.append(attribute)
     configuration.attrs, configuration.numAttrs = attributes, len(attributes)
-    arguments = tuple(value for value, _ in values), tuple(type for _, type in values)
-    call("cuLaunchKernelEx", configuration, function, arguments, 0)
+    return configuration
 
 
 class Device:
@@ -193,6 +198,11 @@ class Device:
     ) -> None:
         """Start a kernel on the stream, early."""
         launch(self.stream, function, grid, warps, shared, values, early=True, cluster=cluster)
+
+    def clusters(self, function: Any, warps: int, shared: int, cluster: int) -> int:
+        """How many clusters of a kernel fit the GPU at a time."""
+        configuration = _configuration((cluster, 1, 1), warps, shared, early=False, cluster=cluster)
+        return int(self.call("cuOccupancyMaxActiveClusters", function, configuration))
 
     def tensor_map(self, address: int, element: str, shape: tuple[int, int], row: int, box: Box) -> Any:
         """What the copy engine needs to know of a matrix [rows, columns] of 16-bit elements, its rows `row` apart; for

@@ -17,7 +17,7 @@ from bertc.targets.cuda.hopper import (
     Folded,
     cluster_tiles,
     effort,
-    launch,
+    launches,
     rounds,
     specialised_tiles,
 )
@@ -90,7 +90,7 @@ def _fits(lowering: Lowering, node: Node) -> bool:
 def linear(lowering: Lowering, name: str, product: Linear, y: Place) -> None:
     """A step: y = activation(x · wᵀ + bias)."""
     tiles = _tiles(lowering, product.n, product.x.width)
-    _step(lowering, name, product.n, tiles, [[launch(lowering, product, y, tile)] for tile in tiles])
+    _step(lowering, name, product.n, tiles, [launches(lowering, product, y, tile) for tile in tiles])
 
 
 def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node, residual: str) -> None:
@@ -104,7 +104,7 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
         summed = total or lowering.buffer(node.key)
         after = normed(lowering, norm, summed, 1, None, None, scale, shift, place, None)
         tiles = _tiles(lowering, product.n, product.x.width)
-        ways = [[launch(lowering, product, summed, tile, beside, added), after] for tile in tiles]
+        ways = [[*launches(lowering, product, summed, tile, beside, added), after] for tile in tiles]
         _step(lowering, norm.key, product.n, tiles, ways)
         return
     read, shape = norm.results[1], norm.types[0].shape
@@ -115,7 +115,7 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     moments = lowering.memory(f"{normal}.moments", "f32", (2 * (product.n // GRANULE), *shape[:-1]))
     folded = Folded(total, moments, scale, shift, float(norm.attribute("eps")))
     tiles = _tiles(lowering, product.n, product.x.width, moments=True)
-    ways = [[launch(lowering, product, total.place, tile, beside, added, folded)] for tile in tiles]
+    ways = [launches(lowering, product, total.place, tile, beside, added, folded) for tile in tiles]
     _step(lowering, norm.key, product.n, tiles, ways)
     lowering.norms[normal] = folded
 
@@ -130,7 +130,7 @@ def _step(
     if large:
         of_many = [(rows, min(large, key=lambda way: rounds(tiles[way], n, rows))) for rows in COUNTED]
         of_many.append((0, min(large, key=lambda way: effort(tiles[way], n))))
-    lowering.step(name, *ways, choices=((FEW, 0), *of_many))
+    lowering.step(name, *ways, choices=((FEW, 0), *of_many), is_frugal=bool(large))
 
 
 def _tiles(lowering: Lowering, n: int, k: int, *, moments: bool = False) -> list[dict[str, int]]:

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertc.kernels import linear_cluster, linear_specialised
 from bertc.kernels.hopper import DEPTH, GRANULE
-from bertc.kernels.linear_cluster import shared_bytes
-from bertc.kernels.linear_cluster import warps as cluster_warps
-from bertc.kernels.linear_specialised import warps as specialised_warps
 from bertc.ops import Array
 from bertc.targets.cuda.norms import parameter
-from bertc.targets.cuda.plan import ELEMENTS, Launch, Place, Size, Tiles
+from bertc.targets.cuda.plan import EIGHT, EIGHTS, ELEMENTS, PAIRS, Operation, Place, Size, Tiles
 from bertc.targets.cuda.views import Layout
 
 if TYPE_CHECKING:
@@ -49,15 +47,16 @@ of the next kernel find room beside these."""
 
 
 SPECIALISED = (
-    (128, 256, 3, 2),
-    (128, 256, 3, 1),
-    (192, 192, 3, 1),
-    (192, 128, 4, 2),
-    (192, 128, 4, 1),
-    (128, 192, 4, 2),
+    (128, 256, 3, 2, 1),
+    (128, 256, 3, 1, 1),
+    (192, 192, 3, 1, 1),
+    (192, 128, 4, 2, 1),
+    (192, 128, 4, 1, 1),
+    (128, 192, 4, 2, 1),
+    (128, 256, 3, 4, 2),
 )
-"""ROWS, COLUMNS, STAGES and SHARED of the products for many rows whose warps have roles: those of 192 where tiles of
-powers of two would leave multiprocessors idle."""
+"""ROWS, COLUMNS, STAGES, DOWN and OVER of the products for many rows whose warps have roles: those of 192 where tiles
+of powers of two would leave multiprocessors idle. Clusters of eight have pairs beside them, on what they leave."""
 
 CLUSTERED = 1024
 """Rows up to which tiles of clusters are offered."""
@@ -105,7 +104,7 @@ def cluster_tiles(n: int, k: int, *, moments: bool) -> list[dict[str, int]]:
             tile |= {"CHUNK": whole, "STAGES": boxes // whole}
         elif shared == 1 and stages >= 3:
             tile |= {"CHUNK": 1, "STAGES": stages}
-        if "STAGES" in tile and tile not in found and shared_bytes(tile) <= SHARED_MEMORY:
+        if "STAGES" in tile and tile not in found and linear_cluster.shared_bytes(tile) <= SHARED_MEMORY:
             found.append(tile)
     return found
 
@@ -115,24 +114,25 @@ def specialised_tiles(n: int, k: int) -> list[dict[str, int]]:
     eighth of these at most."""
     if n % GRANULE or k % DEPTH:
         return []
-    names = ("ROWS", "COLUMNS", "STAGES", "SHARED")
+    names = ("ROWS", "COLUMNS", "STAGES", "DOWN", "OVER")
     tiles: list[dict[str, int]] = [dict(zip(names, tile, strict=True)) for tile in SPECIALISED]
-    return [tile for tile in tiles if 8 * (-n % tile["COLUMNS"]) <= n]
+    return [tile for tile in tiles if 8 * (-n % tile["COLUMNS"]) <= n and -(-n // tile["COLUMNS"]) % tile["OVER"] == 0]
 
 
 def rounds(tile: Mapping[str, int], n: int, rows: int) -> int:
     """What a large tile takes for so many rows by count: rounds of all multiprocessors, times the entries of a tile."""
-    tiles = -(-rows // (tile["ROWS"] * tile["SHARED"])) * -(-n // tile["COLUMNS"]) * tile["SHARED"]
+    tiles = -(-rows // (tile["ROWS"] * tile["DOWN"])) * -(-n // tile["COLUMNS"]) * tile["DOWN"]
     return -(-tiles // MULTIPROCESSORS) * tile["ROWS"] * tile["COLUMNS"]
 
 
 def effort(tile: Mapping[str, int], n: int) -> tuple[int, float]:
     """What a large tile takes of very many rows by count: the columns that it multiplies, n and those beyond; then what
-    it reads of the L2 cache, entries of x and w for each of y over the columns of x. Blocks of a cluster share w."""
-    return -(-n // tile["COLUMNS"]) * tile["COLUMNS"], 1 / (tile["ROWS"] * tile["SHARED"]) + 1 / tile["COLUMNS"]
+    it reads of the L2 cache, entries of x and w for each of y over the columns of x. Blocks of a cluster share them."""
+    reads = 1 / (tile["ROWS"] * tile["DOWN"]) + 1 / (tile["COLUMNS"] * tile["OVER"])
+    return -(-n // tile["COLUMNS"]) * tile["COLUMNS"], reads
 
 
-def launch(
+def launches(
     lowering: Lowering,
     product: Linear,
     y: Place,
@@ -140,32 +140,44 @@ def launch(
     residual: Place | None = None,
     added: Folded | None = None,
     norm: Folded | None = None,
-) -> Launch:
-    """The kernel of a product, of x or of x's norm. `added`: the norm that the residual is made to; `norm`: what the
-    product leaves of its own."""
+) -> list[Operation]:
+    """The kernel of a product, of x or of x's norm, or the two that share its rows. `added`: the norm that the residual
+    is made to; `norm`: what the product leaves of its own."""
     x, n, folded = product.x, product.n, product.norm
     w, bias = weight_and_bias(lowering, product, added)
-    given: dict[str, Any] = {"ELEMENT": lowering.element, "N": n, "K": x.width, **tile}
+    given: dict[str, Any] = {"ELEMENT": lowering.element, "N": n, "K": x.width}
     given |= {"ACTIVATION": product.activation, "X_NORM": folded is not None, "R_NORM": added is not None}
     given |= {"HAS_RESIDUAL": residual is not None, "HAS_MOMENTS": norm is not None}
     given |= {"X_EPS": folded.eps if folded else 0.0, "R_EPS": added.eps if added else 0.0}
-    is_cluster, rows = "SPLIT" in tile, product.rows
-    columns = tile["COLUMNS"] if is_cluster else tile["COLUMNS"] // tile["SHARED"]
-    given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (tile["ROWS"], DEPTH))
-    given["w"] = Tiles(w, Size(n), x.width, Size(x.width), (columns, DEPTH))
+    rows = product.rows
     given |= {"bias": bias, "x_moments": folded.moments if folded else bias, "residual": residual or y}
     given |= {"r_moments": added.moments if added else bias}
     given |= {"r_scale": parameter(lowering, added.scale) if added else bias}
     given |= {"y": y, "y_moments": norm.moments if norm else bias, "rows": rows}
     writes = [y.name, *([norm.moments.name] if norm else [])]
-    if not is_cluster:
-        warps = specialised_warps(tile)
-        return lowering.launch(
-            "linear_specialised", "linear_specialised", [Size(MULTIPROCESSORS)], warps, writes, **given
-        )
-    grid = [Size(tile["SPLIT"] * tile["SHARED"]), Size(n // (tile["COLUMNS"] * tile["SHARED"]))]
-    grid.append(Size(1, rows.names, tile["ROWS"]))
-    return lowering.launch("linear_cluster", "linear_cluster", grid, cluster_warps(tile), writes, **given)
+    found: list[Operation] = []
+    for name, grid, more in _kernels(tile, n, rows):
+        module = linear_cluster if name == "linear_cluster" else linear_specialised
+        (of_x, _, _), (of_w, _, _) = module.boxes(more)
+        given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (of_x, DEPTH))
+        given["w"] = Tiles(w, Size(n), x.width, Size(x.width), (of_w, DEPTH))
+        found.append(lowering.launch(name, name, grid, module.warps(tile), writes, **given, **more))
+    return found
+
+
+def _kernels(tile: Mapping[str, int], n: int, rows: Size) -> list[tuple[str, list[Size], dict[str, Any]]]:
+    """The kernels by which a product is cut into tiles, their grids, and what they are given for that."""
+    if "SPLIT" in tile:
+        grid = [Size(tile["SPLIT"] * tile["SHARED"]), Size(n // (tile["COLUMNS"] * tile["SHARED"]))]
+        return [("linear_cluster", [*grid, Size(1, rows.names, tile["ROWS"])], {**tile})]
+    name = "linear_specialised"
+    if tile["DOWN"] * tile["OVER"] < EIGHT:
+        alone = {"LED": 0, "LEADS": False, "leading": Size(0), "following": Size(0)}
+        return [(name, [Size(MULTIPROCESSORS)], {**tile, **alone})]
+    leading, following = Size(EIGHT, (EIGHTS,)), Size(2, (PAIRS,))
+    both = {**tile, "LED": tile["ROWS"] * tile["DOWN"], "leading": leading, "following": following}
+    pairs = {"LEADS": False, "DOWN": 2, "OVER": 1}
+    return [(name, [leading], both | {"LEADS": True}), (name, [following], both | pairs)]
 
 
 def weight_and_bias(lowering: Lowering, product: Linear, added: Folded | None = None) -> tuple[Place, Place]:

@@ -221,8 +221,10 @@ class Lowering:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def step(self, name: str, *ways: Sequence[Operation], choices: Choices = ((0, 0),)) -> None:
-        self.steps.append(Step(name, tuple(map(tuple, ways)), choices))
+    def step(
+        self, name: str, *ways: Sequence[Operation], choices: Choices = ((0, 0),), is_frugal: bool = False
+    ) -> None:
+        self.steps.append(Step(name, tuple(map(tuple, ways)), choices, is_frugal))
 
     def launch(
         self, file: str, function: str, grid: Sequence[Size], warps: int, writes: Sequence[str], **given: Any

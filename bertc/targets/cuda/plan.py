@@ -23,6 +23,12 @@ ELEMENTS: dict[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dty
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "places", "starts", "lengths")
 """What a session gives, each a vector of i32."""
 
+EIGHT = 8
+"""Blocks of the largest clusters that any GPU with clusters has."""
+
+EIGHTS, PAIRS = "eights", "pairs"
+"""Sizes that the GPU has: clusters of EIGHT that fit it, and pairs of blocks that fit beside these."""
+
 Choices = tuple[tuple[int, int], ...]
 """(rows, way), rows rising: the way for up to that many rows; the last one for all above."""
 
@@ -156,9 +162,16 @@ class Step:
     name: str
     ways: tuple[tuple[Operation, ...], ...]
     choices: Choices = ((0, 0),)
+    is_frugal: bool = False
+    """Whether the last of the choices takes the least effort."""
 
     def way(self, rows: int) -> tuple[Operation, ...]:
         return self.ways[chosen(self.choices, rows)]
+
+    def frugal(self, rows: int) -> int | None:
+        """The way of least effort, where it is the one for so many rows."""
+        is_last = all(limit < rows for limit, _ in self.choices[:-1])
+        return self.choices[-1][1] if self.is_frugal and is_last else None
 
     def with_kernels(self, there: Collection[str]) -> Step:
         """The step without ways that need a kernel which is not there; what was chosen becomes the first way for few
@@ -264,13 +277,13 @@ class Plan:
 
     def launched(self) -> set[str]:
         """The kernels of all ways."""
-        return {operation.kernel for operation in self._operations() if isinstance(operation, Launch)}
+        return {operation.kernel for operation in self.operations() if isinstance(operation, Launch)}
 
     def names(self) -> set[str]:
         """The buffers and weights of all ways."""
-        return {place.name for operation in self._operations() for place in operation.places}
+        return {place.name for operation in self.operations() for place in operation.places}
 
-    def _operations(self) -> Iterator[Operation]:
+    def operations(self) -> Iterator[Operation]:
         return (operation for steps in self.lists for step in steps for way in step.ways for operation in way)
 
     def to_json(self) -> str:
@@ -341,7 +354,7 @@ def _argument(of: dict[str, Any]) -> Argument:
 
 def _step(of: dict[str, Any]) -> Step:
     ways = tuple(tuple(_operation(operation) for operation in way) for way in of["ways"])
-    return Step(of["name"], ways, _choices(of["choices"]))
+    return Step(of["name"], ways, _choices(of["choices"]), of["is_frugal"])
 
 
 def _choices(of: list[list[int]]) -> Choices:

@@ -11,7 +11,7 @@ from bertc.kernels.hopper import DEPTH
 from bertc.targets.cuda import folding, qkv_attention
 from bertc.targets.cuda.compile_kernels import HOPPER
 from bertc.targets.cuda.elementwise import ACTIVATIONS, blocks, number, strides
-from bertc.targets.cuda.hopper import MULTIPROCESSORS, Folded, launch, specialised_tiles
+from bertc.targets.cuda.hopper import MULTIPROCESSORS, Folded, launches, specialised_tiles
 from bertc.targets.cuda.norms import normed, two
 from bertc.targets.cuda.plan import Launch, Operation, Place, Product, Size, Tiles
 from bertc.targets.cuda.views import View, contiguous, with_axes
@@ -202,7 +202,7 @@ def linear(lowering: Lowering, name: str, x: str, product: Linear, y: Place) -> 
         return
     ways: list[Way] = [[_few(lowering, product, y, 1, tile)] for tile in _tiles(lowering)]
     ways += [[_plain_tiles(lowering, product, y, tile)] for tile in _plain_large(lowering, product)]
-    ways += [[launch(lowering, product, y, tile)] for tile in _specialised_tiles(lowering, product)]
+    ways += [launches(lowering, product, y, tile) for tile in _specialised_tiles(lowering, product)]
     ways.append(_library(lowering, product, y))
     lowering.step(name, *ways, choices=((FEW, 0), (0, len(ways) - 1)))
 
@@ -226,10 +226,10 @@ def linear_and_norm(lowering: Lowering, node: Node, product: Linear, norm: Node,
     after = normed(lowering, norm, summed, 1, None, None, scale, shift, normal, None)
     tiles = _specialised_tiles(lowering, product)
     if lowering.element == "bf16":  # rounded behind the residual, the sum would lose as much as all weights do
-        ways += [[launch(lowering, product, summed, tile), adding] for tile in tiles]
+        ways += [[*launches(lowering, product, summed, tile), adding] for tile in tiles]
         ways.append([_product(product, lowering, summed, bias), adding])
     else:
-        ways += [[launch(lowering, product, summed, tile, residual), after] for tile in tiles]
+        ways += [[*launches(lowering, product, summed, tile, residual), after] for tile in tiles]
         ways.append([_product(product, lowering, summed, bias), adding])
         ways.append([_product(product, lowering, summed, bias, residual=residual), after])
     lowering.step(norm.key, *ways, choices=((FEW, max(0, split - 1)), (0, len(ways) - 1)))

@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -21,8 +21,11 @@ from bertc.targets.copies import copied
 from bertc.targets.cuda.blas import WORKSPACE, Blas, Problem
 from bertc.targets.cuda.driver import LONG, NUMBER, POINTER, STRUCTURE, Captured, Device, Pinned
 from bertc.targets.cuda.plan import (
+    EIGHT,
+    EIGHTS,
     ELEMENTS,
     INPUTS,
+    PAIRS,
     Argument,
     Box,
     Launch,
@@ -229,9 +232,28 @@ class Session:
             for operation in way:
                 self.start(operation, sizes, addresses)
 
+    @cached_property
+    def _clusters(self) -> Mapping[str, int]:
+        """How many of EIGHTS fit the GPU, and of PAIRS beside them, where the plan has kernels of these; both have
+        multiprocessors of their own."""
+        kernels = {
+            size.names[0]: operation.kernel
+            for operation in self.plan.operations()
+            if isinstance(operation, Launch) and (size := operation.grid[0]).names in ((EIGHTS,), (PAIRS,))
+        }
+        fitting = {name: self._fitting(kernel) for name, kernel in kernels.items()}
+        if fitting:
+            fitting[PAIRS] = max(1, fitting[PAIRS] - EIGHT // 2 * fitting[EIGHTS])
+        return fitting
+
+    def _fitting(self, name: str) -> int:
+        kernel = self.plan.kernels[name]
+        return self.device.clusters(self.functions[name], kernel.warps, kernel.shared, kernel.cluster)
+
     def start(self, operation: Operation, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
         """Put one operation on the stream."""
         if isinstance(operation, Launch):
+            sizes = {**sizes, **self._clusters}
             kernel = self.plan.kernels[operation.kernel]
             boxes = iter(kernel.boxes)
             values: list[tuple[Any, Any]] = []

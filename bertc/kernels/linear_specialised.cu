@@ -41,6 +41,7 @@ static_assert(ROWS % GROUP_ROWS == 0 && COLUMNS % STRIPE == 0 && K % DEPTH == 0 
 static_assert(STRIPE == GRANULE, "the lanes that have a row of a stripe take its moments");
 static_assert(STRIPES >= HELPERS || GROUPS * STRIPES % HELPERS == 0, "a helper has a group's stripes in all tiles");
 static_assert(HAS_RESIDUAL || !R_NORM, "a norm is the residual's");
+static_assert(!IS_ACTIVATED || !HAS_RESIDUAL, "a block without tiles asks for a residual that is not there: see Tile");
 static_assert(!IN_PAIRS || !(BF16 || HAS_RESIDUAL || HAS_MOMENTS), "pairs are of f16, and have gelu alone behind them");
 static_assert((N + COLUMNS - 1) / COLUMNS % OVER == 0, "clusters have all of their tiles");
 static_assert(W_BYTES / DOWN % 1024 == 0 && X_BYTES / OVER % 1024 == 0, "parts begin where the swizzle does");

@@ -8,8 +8,8 @@
 // them ahead. Groups of four warps multiply 64 rows of the tile each and hand their sums over in shared memory, rounded
 // to y's type; while they multiply the next tile, three warps add the bias and the residual, take the activation and
 // store. So the tensor cores never wait for an end, but for a block's last, which the warps that multiply see to
-// themselves. DOWN × OVER blocks are a cluster, whose tiles lie so many below and beside one another. Each block loads a
-// part of w for those above and below it, and of x for those beside it: a cluster reads no more than one tile of its size.
+// themselves. DOWN × OVER blocks are a cluster, whose tiles lie so many below and beside one another. Each block loads
+// part of w for those above and below it, and of x for those beside it: a cluster reads as little as a tile of its size.
 // Clusters of eight do not fill a GPU. The kernel that LEADS takes the first rows by as many as fit, LED at a time, and
 // starts another beside itself that takes the others in clusters of two, where no larger one fits.
 //
@@ -132,7 +132,7 @@ struct Arguments {
 struct Block {
     int down, over, first, tiles;
 
-    // Of the rows the kernel that leads takes as many LED as it has of all blocks, or one more.
+    // The kernel that leads takes LED rows so many times that its part of them is that of its blocks, rounded up.
     __device__ Block(int rows, int leading, int following)
         : down(blockIdx.x % CLUSTER / OVER), over(blockIdx.x % OVER), first(0) {
         int count = rows;
@@ -435,8 +435,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
             multiply(0);
             const Lines lines(x_moments, r_moments, first_row, rows, lane);
             if (STEPS > 1) multiply(1);
-            wait(memory.loaded[(step - 1) % STAGES], (step - 1) / STAGES & 1);  // has come, but no compiler looks ahead
-            const Line line = lines.line();  // beside the tensor cores, not between what they are asked for
+            wait(memory.loaded[(step - 1) % STAGES], (step - 1) / STAGES & 1);  // is over: nothing is moved across it
+            const Line line = lines.line();  // beside the tensor cores, and not while they are asked
 #pragma unroll 1
             for (int depth = 2; depth < STEPS; depth++) multiply(depth);
             asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def launch(constants: Mapping[str, Any], given: Mapping[str, Any], grid: tuple[i
         assert clusters == 6 * constants["HEADS"]
         found = {"context": projected_context(constants, {**given, "batch": batch})}
     else:
-        assert grid == (shared_grid_of(constants, given) or grid_of(constants, given["rows"]))
+        assert grid == grid_of(constants, given)
         found = results(constants, given)
         rows = rows_of(constants, given)
         of_rows = {"y": (rows, ...), "y_moments": (slice(None), rows)}
@@ -41,22 +40,21 @@ def rows_of(constants: Mapping[str, Any], given: Mapping[str, Any]) -> slice:
     rows, led = given["rows"], constants.get("LED", 0)
     if not led:
         return slice(0, rows)
-    whole, share = rows // led, given["leading"] / (given["leading"] + given["following"])
-    first = led * min(whole, ceil(whole * share))
+    whole, blocks = rows // led, given["leading"] + given["following"]
+    first = led * min(whole, -(-whole * given["leading"] // blocks))
     return slice(0, first) if constants["LEADS"] else slice(first, rows)
 
 
-def shared_grid_of(constants: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """The blocks of one of the kernels that share the rows."""
-    return (given["leading" if constants["LEADS"] else "following"], 1, 1) if constants.get("LED") else None
-
-
-def grid_of(constants: Mapping[str, Any], rows: int) -> tuple[int, int, int]:
-    """Blocks of a cluster; clusters that have the columns, and the rows; or as many blocks as there is room for."""
-    if "SPLIT" not in constants:
-        return MULTIPROCESSORS, 1, 1
-    columns = constants["COLUMNS"] * constants["SHARED"]
-    return constants["SPLIT"] * constants["SHARED"], constants["N"] // columns, -(-rows // constants["ROWS"])
+def grid_of(constants: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Blocks of a cluster; clusters that have the columns, and the rows; or as many blocks as there is room for, which
+    kernels that share the rows are told."""
+    if "SPLIT" in constants:
+        columns = constants["COLUMNS"] * constants["SHARED"]
+        down = -(-given["rows"] // constants["ROWS"])
+        return constants["SPLIT"] * constants["SHARED"], constants["N"] // columns, down
+    if constants["LED"]:
+        return given["leading" if constants["LEADS"] else "following"], 1, 1
+    return MULTIPROCESSORS, 1, 1
 
 
 def results(constants: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -368,6 +369,13 @@ def test_ways_of_least_effort_stay_at_the_power_limit(rows: int, slower: float, 
     ((found, _),) = tuned(session, [shape(1, rows)]).lists
     assert (found.choices, found.is_frugal) == (((rows, taken),), False)
     assert (("fast", "other") in [started for _, started in session.runs]) == (taken == 0)
+
+
+def test_a_plan_from_before_least_effort_is_read() -> None:
+    plan = plan_of([step("a", "one")])
+    older = json.loads(plan.to_json())
+    del older["lists"][0][0]["is_frugal"]
+    assert read_plan(json.dumps(older)) == plan
 
 
 def test_lists_are_compared_while_the_clock_falls() -> None:

@@ -78,6 +78,28 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     return made
 
 
+def test_a_device_says_how_many_clusters_fit(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a kernel with so many warps a block, and so much shared memory."""
+    asked: list[Any] = []
+
+    def most(function: str, configuration: Any) -> tuple[int, int]:
+        asked.append((function, configuration))
+        return 0, 15
+
+    kinds = SimpleNamespace(CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION="clusters")
+    monkeypatch.setattr(driver, "cuOccupancyMaxActiveClusters", most, raising=False)
+    monkeypatch.setattr(driver, "CUlaunchConfig", SimpleNamespace, raising=False)
+    monkeypatch.setattr(driver, "CUlaunchAttributeID", kinds, raising=False)
+    value = SimpleNamespace(clusterDim=SimpleNamespace())
+    monkeypatch.setattr(driver, "CUlaunchAttribute", lambda: SimpleNamespace(value=value), raising=False)
+    assert Device().clusters("kernel", 12, 1 << 17, 8) == 15
+    ((function, configuration),) = asked
+    assert (function, configuration.blockDimX, configuration.sharedMemBytes) == ("kernel", 384, 1 << 17)
+    assert configuration.gridDimX % 8 == 0
+    (attribute,) = configuration.attrs
+    assert (attribute.id, vars(value.clusterDim)) == ("clusters", {"x": 8, "y": 1, "z": 1})
+
+
 def test_devices_are_apart(driver: Driver) -> None:
     """Each has its context and its stream, and makes its own the thread's for a while, also inside another's; what one
     gives back is its own."""

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import weights_of
-from test_cuda import TYPES, Interpreted, wide_spec
+from test_cuda import CLUSTERS, TYPES, Interpreted, wide_spec
 
 from bertc.bundle import Bundle, Manifest
 from bertc.compiler import compile
@@ -127,10 +127,6 @@ class HostDevice:
     def close(self) -> None:
         self.memory.clear()
         self.pinned.clear()
-
-
-CLUSTERS = {EIGHTS: 15, PAIRS: 6}
-"""What fits an H200: clusters of eight, and pairs beside them."""
 
 
 class InterpretedSession(Session):

@@ -297,5 +297,5 @@ if DEVICE != "cpu":  # a cluster's memory has no interpreter
             each()
 
     def launch(device: Device, folder: Path, constants: Mapping[str, Any], kernel: Kernel, given: Any) -> Any:
-        grid = grid_of(constants, given["rows"])
+        grid = grid_of(constants, given)
         return cuda_launching.launch(device, folder, kernel, grid, PARAMETERS, given, constants["ELEMENT"])

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cluster_machine_code import disassembled
 from cuda_launching import launch, resources
-from hopper_double import factors, results
+from hopper_double import factors, grid_of, results
 from test_kernels import BITS, DEVICE, nothing, wide
 from test_kernels_of_clusters import FORMS, arguments
 
@@ -71,6 +72,25 @@ def test_compiles(form: str, element: str, tmp_path: Path) -> None:
         assert kernel.cluster == constants["DOWN"] * constants["OVER"]
         assert b"sm_90a" in (tmp_path / kernel.file).read_bytes()
         assert_registers(constants, tmp_path / kernel.file)
+
+
+def test_kernels_wait_for_those_in_front(tmp_path: Path) -> None:
+    """By the machine code of each of the three roles. One that takes all rows may wait behind its start of the next;
+    one that leads waits before it starts the one that follows. That one loads at once, and waits when all is loaded, so
+    that it does not end before the other."""
+    starts, waits = "PREEXIT", "ACQBULK"
+    shared: list[bool] = []
+    for constants, kernel in chain(*compiled({}, "f16", 1024, 1024, tmp_path)):
+        code = [instruction.text.split()[0] for instruction in disassembled(tmp_path / kernel.file)]
+        signals = [name for name in code if name in (starts, waits)]
+        if not constants["LED"]:
+            assert signals == 3 * [starts, waits]
+            continue
+        shared.append(constants["LEADS"])
+        assert signals == (3 * [waits, starts] if constants["LEADS"] else [*3 * [starts], waits])
+        last_load = max(at for at, name in enumerate(code) if name.startswith("UTMALDG"))
+        assert (code.index(waits) > last_load) == (not constants["LEADS"])
+    assert shared == [True, False]
 
 
 def assert_registers(constants: Mapping[str, Any], machine_code: Path) -> None:
@@ -133,9 +153,9 @@ if DEVICE != "cpu":  # warps with roles have no interpreter
         """What one tile's kernels leave, of 15 clusters of eight and six pairs where they share the rows."""
         led = 15 * EIGHT
         blocks = {"leading": led, "following": MULTIPROCESSORS - led}
+        given = {**given, **blocks}
         for constants, kernel in kernels:
-            count = blocks["leading" if constants["LEADS"] else "following"] if constants["LED"] else MULTIPROCESSORS
-            launch(device, folder, kernel, (count, 1, 1), PARAMETERS, {**given, **blocks}, element)()
+            launch(device, folder, kernel, grid_of(constants, given), PARAMETERS, given, element)()
         device.wait()
 
     def rounding(constants: Mapping[str, Any], given: Mapping[str, Any], element: str) -> Array:

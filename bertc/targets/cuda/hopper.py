@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,8 +157,8 @@ def launches(
     given |= {"y": y, "y_moments": norm.moments if norm else bias, "rows": rows}
     writes = [y.name, *([norm.moments.name] if norm else [])]
     found: list[Operation] = []
-    for name, grid, more in _kernels(tile, n, rows):
-        module = linear_cluster if name == "linear_cluster" else linear_specialised
+    for module, grid, more in _kernels(tile, n, rows):
+        name = module.__name__.rpartition(".")[2]
         (of_x, _, _), (of_w, _, _) = module.boxes(more)
         given["x"] = Tiles(Place(x.buffer, x.offset), rows, x.width, x.row, (of_x, DEPTH))
         given["w"] = Tiles(w, Size(n), x.width, Size(x.width), (of_w, DEPTH))
@@ -165,19 +166,20 @@ def launches(
     return found
 
 
-def _kernels(tile: Mapping[str, int], n: int, rows: Size) -> list[tuple[str, list[Size], dict[str, Any]]]:
+def _kernels(tile: Mapping[str, int], n: int, rows: Size) -> list[tuple[ModuleType, list[Size], dict[str, Any]]]:
     """The kernels by which a product is cut into tiles, their grids, and what they are given for that."""
     if "SPLIT" in tile:
         grid = [Size(tile["SPLIT"] * tile["SHARED"]), Size(n // (tile["COLUMNS"] * tile["SHARED"]))]
-        return [("linear_cluster", [*grid, Size(1, rows.names, tile["ROWS"])], {**tile})]
-    name = "linear_specialised"
+        return [(linear_cluster, [*grid, Size(1, rows.names, tile["ROWS"])], {**tile})]
     if tile["DOWN"] * tile["OVER"] < EIGHT:
         alone = {"LED": 0, "LEADS": False, "leading": Size(0), "following": Size(0)}
-        return [(name, [Size(MULTIPROCESSORS)], {**tile, **alone})]
+        return [(linear_specialised, [Size(MULTIPROCESSORS)], {**tile, **alone})]
     leading, following = Size(EIGHT, (EIGHTS,)), Size(2, (PAIRS,))
     both = {**tile, "LED": tile["ROWS"] * tile["DOWN"], "leading": leading, "following": following}
-    pairs = {"LEADS": False, "DOWN": 2, "OVER": 1}
-    return [(name, [leading], both | {"LEADS": True}), (name, [following], both | pairs)]
+    return [
+        (linear_specialised, [leading], both | {"LEADS": True}),
+        (linear_specialised, [following], both | {"LEADS": False, "DOWN": 2, "OVER": 1}),
+    ]
 
 
 def weight_and_bias(lowering: Lowering, product: Linear, added: Folded | None = None) -> tuple[Place, Place]:

@@ -354,7 +354,7 @@ def _argument(of: dict[str, Any]) -> Argument:
 
 def _step(of: dict[str, Any]) -> Step:
     ways = tuple(tuple(_operation(operation) for operation in way) for way in of["ways"])
-    return Step(of["name"], ways, _choices(of["choices"]), of["is_frugal"])
+    return Step(of["name"], ways, _choices(of["choices"]), of.get("is_frugal", False))
 
 
 def _choices(of: list[list[int]]) -> Choices:

@@ -21,7 +21,7 @@ def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one number of heads, of all CONSTANTS."""
     element = constants["ELEMENT"]
     macros = hopper.multiply(element, constants["KEYS"]) | hopper.mix(element, SIZE) | {"SIZE": str(SIZE)}
-    return hopper.source("attention_specialised.cu", constants, shared_bytes(constants), macros)
+    return hopper.source(constants, shared_bytes(constants), macros, "attention_specialised.cu")
 
 
 def boxes(constants: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:

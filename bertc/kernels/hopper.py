@@ -23,8 +23,8 @@ ENDS = ("ACTIVATION", "X_NORM", "R_NORM", "HAS_RESIDUAL", "HAS_MOMENTS", "X_EPS"
 """What is fixed of what stands around a product."""
 
 
-def source(file: str, constants: Mapping[str, Any], bytes: int, macros: Mapping[str, str]) -> str:
-    """A kernel's file with what is fixed: `constants`, the bytes of shared memory that it has, and other macros."""
+def source(constants: Mapping[str, Any], bytes: int, macros: Mapping[str, str], *names: str) -> str:
+    """A kernel's files with what is fixed: `constants`, the bytes of shared memory that it has, and other macros."""
     element = constants["ELEMENT"]
     every = {name: int(value) for name, value in constants.items() if isinstance(value, int)} | {
         **{name: f"{value!r}f" for name, value in constants.items() if isinstance(value, float)},
@@ -35,7 +35,7 @@ def source(file: str, constants: Mapping[str, Any], bytes: int, macros: Mapping[
         "BF16": int(element == "bf16"),
         **macros,
     }
-    texts = [files(__package__).joinpath(name).read_text("utf-8") for name in ("hopper.cuh", file)]
+    texts = [files(__package__).joinpath(name).read_text("utf-8") for name in ("hopper.cuh", *names)]
     return "".join(f"#define {name} {value}\n" for name, value in every.items()) + "\n".join(texts)
 
 

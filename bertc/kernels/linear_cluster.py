@@ -17,7 +17,7 @@ def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one product, of all CONSTANTS."""
     macros = hopper.multiply(constants["ELEMENT"], constants["COLUMNS"])
     macros |= {"ACTIVATE": constants["ACTIVATION"], "WARPS": str(warps(constants))}
-    return hopper.source("linear_cluster.cu", constants, shared_bytes(constants), macros)
+    return hopper.source(constants, shared_bytes(constants), macros, "linear_cluster.cu")
 
 
 def boxes(constants: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:

@@ -25,7 +25,9 @@ def source(constants: Mapping[str, Any]) -> str:
         "IS_ACTIVATED": str(int(activation != "")),
         "IN_PAIRS": str(int(element == "f16" and activation == "gelu" and ends_there)),
     }
-    return hopper.source("linear_specialised.cu", constants, shared_bytes(constants), macros)
+    return hopper.source(
+        constants, shared_bytes(constants), macros, "linear_specialised_ends.cuh", "linear_specialised.cu"
+    )
 
 
 def boxes(constants: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:

@@ -27,7 +27,7 @@ def source(constants: Mapping[str, Any]) -> str:
     """The kernel for one number of heads, of all CONSTANTS."""
     element = constants["ELEMENT"]
     macros = hopper.multiply(element, SIZE) | hopper.score(element, TOKENS) | hopper.mix(element, SIZE)
-    return hopper.source("qkv_attention.cu", constants, shared_bytes(constants), macros)
+    return hopper.source(constants, shared_bytes(constants), macros, "qkv_attention.cu")
 
 
 def boxes(constants: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:

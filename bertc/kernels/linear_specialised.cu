@@ -40,7 +40,7 @@ static_assert(LED % (ROWS * DOWN) == 0, "the kernel that leads takes whole tiles
 
 struct Memory {
     unsigned char x[STAGES][X_BYTES], w[STAGES][W_BYTES];
-    unsigned char sums[GROUPS][STRIPES][GROUP_ROWS][STRIPE * 2];  // 16 bytes of a row at their number ^ row % 8
+    unsigned char sums[GROUPS][STRIPES][GROUP_ROWS][STRIPE * 2];
     Line lines[GROUPS][GROUP_ROWS];
     u64 loaded[STAGES], used[STAGES], summed[GROUPS], stored[GROUPS];
 };
@@ -128,23 +128,6 @@ __device__ void release(u64& used, const Block& block, int thread) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" :: "r"(in_block(shared(&used), thread)) : "memory");
 }
 
-// So many pieces of a group's stripe, one below the other from `row` of the group on. The residual of each is loaded
-// while the one before it is finished: `ahead` is that of the `first`, then that of the `next` to come.
-template <int PIECES>
-__device__ void finish(const Memory& memory, u32 group, u32 stripe, u32 row, const Columns& columns, const Piece& first,
-                       const Piece& next, Residual& ahead, const Arguments& given, int rows, int lane) {
-    Piece piece = first;
-#pragma unroll 1
-    for (int of = 0; of < PIECES; of++, row += PART) {
-        const Residual residual = ahead;
-        const Piece now = piece;
-        piece.row += PART;
-        ahead = Residual(given.residual, of + 1 < PIECES ? piece : next, rows, lane);
-        const Sums sums(&memory.sums[group][stripe][row], &memory.lines[group][row], lane);
-        finish(sums, residual, columns, given, now, rows, lane);
-    }
-}
-
 // A stripe of a group of one of a block's tiles. The warps that finish them take them in turn.
 struct Stripe {
     int tile;
@@ -170,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* bias,
     const float2* x_moments, const Half* residual, const float2* r_moments, const float* r_scale,
     Half* y, float2* y_moments, int rows, int leading, int following) {
-    const Arguments given{bias, residual, r_scale, y, y_moments};
+    const Arguments given{bias, residual, r_scale, y, y_moments, rows};
     extern __shared__ __align__(1024) unsigned char dynamic[];
     Memory& memory = *reinterpret_cast<Memory*>(dynamic);
     const int lane = threadIdx.x % 32, thread = threadIdx.x % 128;
@@ -197,15 +180,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
         } else {
             begin();
             Stripe now(blockIdx.x / CLUSTER, warp, block);
-            Residual ahead(residual, now.first(), rows, lane);
+            Residual ahead(given, now.first(), lane);
             while (now.tile + clusters < block.tiles) {
                 const Stripe next = now.next(clusters, block);
                 const Piece first = now.first();
                 const u32 of = now.group();
                 const Columns columns(given, first.column, lane);
                 wait(memory.summed[of], now.turn & 1);
-                finish<GROUP_ROWS / PART>(memory, of, now.stripe(), 0, columns, first, next.first(), ahead, given,
-                                          rows, lane);
+                const Handed handed{memory.sums[of][now.stripe()], memory.lines[of]};
+                finish<GROUP_ROWS / PART>(handed, 0, first, next.first(), ahead, columns, given, lane);
                 __syncwarp();
                 if (lane == 0) arrive(memory.stored[of]);
                 now = next;
@@ -257,14 +240,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_specialised(
                 if (lane == 0) arrive(memory.summed[group]);
             } else {
                 Piece piece{first_row, at.column};
-                Residual ahead(residual, piece, rows, lane);
+                Residual ahead(given, piece, lane);
 #pragma unroll 1
                 for (int stripe = 0; stripe < STRIPES; stripe++) {
                     const Piece now = piece;
                     piece.column += STRIPE;
                     if (stripe + 1 == STRIPES) piece.row = rows;  // nothing comes behind
                     const Columns columns(given, now.column, lane);
-                    finish<1>(memory, group, stripe, warp * PART, columns, now, piece, ahead, given, rows, lane);
+                    const Handed handed{memory.sums[group][stripe], memory.lines[group]};
+                    finish<1>(handed, warp * PART, now, piece, ahead, columns, given, lane);
                 }
             }
         }

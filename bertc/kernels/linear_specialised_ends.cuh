@@ -83,6 +83,7 @@ struct Arguments {
     const float* r_scale;
     Half* y;
     float2* y_moments;
+    int rows;
 };
 
 // The lines of PART rows, two lanes each. Their moments are asked for some time before.
@@ -115,12 +116,12 @@ struct Piece {
 struct Residual {
     uint4 of[TURNS];
 
-    __device__ Residual(const Half* residual, const Piece& piece, int rows, int lane) : of{} {
+    __device__ Residual(const Arguments& given, const Piece& piece, int lane) : of{} {
         if (!HAS_RESIDUAL) return;
-        const Half* const first = residual + piece.first(lane);
+        const Half* const first = given.residual + piece.first(lane);
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++)
-            if (piece.has(turn, rows, lane)) of[turn] = *reinterpret_cast<const uint4*>(first + turn * 4 * N);
+            if (piece.has(turn, given.rows, lane)) of[turn] = *reinterpret_cast<const uint4*>(first + turn * 4 * N);
     }
 };
 
@@ -140,19 +141,25 @@ struct Columns {
         : base(given.bias + first), r_scale(given.r_scale + first, R_NORM), pairs(base.pairs()) {}
 };
 
+// Rows of a stripe as they are handed over, in shared memory: their sums, 16 bytes at their number ^ row % 8, and lines.
+struct Handed {
+    const unsigned char (*sums)[STRIPE * 2];
+    const Line* lines;
+};
+
 // Sums of a piece, and the lines of its rows: asked for together, as far as there are registers.
 struct Sums {
     uint4 of[TURNS];
     Line lines[TURNS];
 
-    __device__ Sums(const unsigned char (*sums)[STRIPE * 2], const Line* of_rows, int lane) : lines{} {
+    __device__ Sums(const Handed& rows, int lane) : lines{} {
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
             const int row = turn * 4 + lane / 8;
-            const u32 sixteen = shared(&sums[row][(lane % 8 ^ row % 8) * 16]);
+            const u32 sixteen = shared(&rows.sums[row][(lane % 8 ^ row % 8) * 16]);
             asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                          : "=r"(of[turn].x), "=r"(of[turn].y), "=r"(of[turn].z), "=r"(of[turn].w) : "r"(sixteen));
-            const u32 x = shared(&of_rows[row].x), residual = shared(&of_rows[row].residual);
+            const u32 x = shared(&rows.lines[row].x), residual = shared(&rows.lines[row].residual);
             Line& line = lines[turn];
             if (X_NORM) asm volatile("ld.shared.f32 %0, [%1];" : "=f"(line.x) : "r"(x));
             if (R_NORM)
@@ -170,13 +177,13 @@ __device__ uint4 gelu_of(const uint4& sums, float factor, const uint4& base) {
 
 // Results of a piece.
 __device__ void finish(const Sums& sums, const Residual& residual, const Columns& columns, const Arguments& given,
-                       const Piece& piece, int rows, int lane) {
+                       const Piece& piece, int lane) {
     Half* const y = given.y + piece.first(lane);
     Moment moments[TURNS];
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
         const Line& line = sums.lines[turn];
-        const bool is_there = piece.has(turn, rows, lane);
+        const bool is_there = piece.has(turn, given.rows, lane);
         if constexpr (IN_PAIRS) {
             store(y + turn * 4 * N, gelu_of(sums.of[turn], X_NORM ? line.x : 1, columns.pairs), is_there);
         } else {
@@ -197,8 +204,25 @@ __device__ void finish(const Sums& sums, const Residual& residual, const Columns
     }
     if constexpr (HAS_MOMENTS) {
         const Moment of = moment_of_row(moments, lane);
-        const int turn = lane % 8 / 2;
+        const int turn = lane % 8 / 2, rows = given.rows;
         if (lane % 2 == 0 && piece.has(turn, rows, lane))
             given.y_moments[u64(piece.column / GRANULE) * rows + piece.row + lane / 8 + turn * 4] = {of.mean, of.squares};
+    }
+}
+
+// So many pieces one below the other, from `row` of those handed over on. The residual of each is loaded
+// while the one before it is finished: `ahead` is that of the `first`, then that of the `next` to come.
+template <int PIECES>
+__device__ void finish(const Handed& rows, u32 row, const Piece& first, const Piece& next, Residual& ahead,
+                       const Columns& columns, const Arguments& given, int lane) {
+    Piece piece = first;
+#pragma unroll 1
+    for (int of = 0; of < PIECES; of++, row += PART) {
+        const Residual residual = ahead;
+        const Piece now = piece;
+        piece.row += PART;
+        ahead = Residual(given, of + 1 < PIECES ? piece : next, lane);
+        const Sums sums({&rows.sums[row], &rows.lines[row]}, lane);
+        finish(sums, residual, columns, given, now, lane);
     }
 }

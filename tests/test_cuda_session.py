@@ -22,9 +22,10 @@ from bertc.bundle import Bundle, Manifest
 from bertc.compiler import compile
 from bertc.elaborate import elaborate
 from bertc.engine import Engine
+from bertc.errors import BertcError
 from bertc.reference import evaluate
 from bertc.spec import Spec
-from bertc.targets import Runtime
+from bertc.targets import Runtime, cuda
 from bertc.targets.cuda import _write_weights
 from bertc.targets.cuda import session as session_module
 from bertc.targets.cuda.lower import Lowering
@@ -306,6 +307,11 @@ def test_threads_take_turns(opened: Any, padded_batch: Mapping[str, Any]) -> Non
     assert not session.device.is_current
 
 
+def test_room_is_asked_for_only_for_clusters(opened: Any) -> None:
+    """HostDevice cannot say what fits it."""
+    opened[0].require_clusters()
+
+
 def test_closing_gives_everything_back(opened: Any) -> None:
     """Last: it closes what the others share."""
     session, spec, *_ = opened
@@ -323,28 +329,49 @@ def test_buckets(count: int, rounded: int) -> None:
 
 
 @pytest.mark.parametrize(("eights", "pairs", "beside"), [(15, 66, 6), (16, 66, 2), (14, 57, 1), (16, 64, 1)])
-def test_kernels_of_clusters_take_what_fits(eights: int, pairs: int, beside: int, tmp_path: Path) -> None:
+def test_kernels_of_clusters_take_what_fits(
+    eights: int, pairs: int, beside: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many clusters of eight as there is room for, and pairs beside them; one of these at least."""
+    device = Clustered({"first": eights, "rest": pairs})
+    monkeypatch.setattr(session_module, "Blas", NoProducts)
+    session = Session(clustered(tmp_path), device)  # pyright: ignore[reportArgumentType]
+    for operation in session.plan.operations():
+        session.start(operation, {}, {})
+    assert device.launched == [("first", 8 * eights, 8 * eights), ("rest", 2 * beside, 2 * beside), ("other", 132, 132)]
+
+
+def test_no_room_for_a_cluster_of_eight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said when the bundle is opened, and the GPU is given back."""
+    device = Clustered({"first": 0, "rest": 6})
+    monkeypatch.setattr(session_module, "Blas", NoProducts)
+
+    def opened(number: int) -> Clustered:
+        return device
+
+    monkeypatch.setattr(cuda, "Device", opened)
+    with pytest.raises(BertcError, match=r"clusters of 8 blocks, but the host, .* has room for none") as refused:
+        cuda.open_session(clustered(tmp_path), {})
+    assert refused.value.diagnostics[0].code == "B0513"
+    assert not device.memory
+
+
+KERNELS = ("first", "rest", "other"), (8, 2, 1)
+
+
+def clustered(folder: Path) -> Path:
+    """A plan of three kernels, the first by clusters of eight, the second by pairs."""
     launches = [
         Launch(name, (size, Size(1), Size(1)), (size,), (), ())
         for name, size in {"first": Size(8, (EIGHTS,)), "rest": Size(2, (PAIRS,)), "other": Size(132)}.items()
     ]
     kernels = {name: Kernel(name, name, 12, 1 << 17, (), cluster) for name, cluster in zip(*KERNELS, strict=True)}
     plan = Plan("sm_90", {}, {}, kernels, ((Step("product", (tuple(launches),)),),), {})
-    (tmp_path / PLAN).write_text(plan.to_json())
-    (tmp_path / WEIGHTS).write_bytes(b"")
+    (folder / PLAN).write_text(plan.to_json())
+    (folder / WEIGHTS).write_bytes(b"")
     for name in kernels:
-        (tmp_path / name).write_bytes(b"")
-    device = Clustered({"first": eights, "rest": pairs})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_module, "Blas", NoProducts)
-        session = Session(tmp_path, device)  # pyright: ignore[reportArgumentType]
-    for operation in launches:
-        session.start(operation, {}, {})
-    assert device.launched == [("first", 8 * eights, 8 * eights), ("rest", 2 * beside, 2 * beside), ("other", 132, 132)]
-
-
-KERNELS = ("first", "rest", "other"), (8, 2, 1)
+        (folder / name).write_bytes(b"")
+    return folder
 
 
 class Clustered(HostDevice):

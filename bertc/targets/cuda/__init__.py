@@ -183,12 +183,13 @@ def refit(
 def open_session(folder: Path, names: Mapping[str, str], device: int = 0) -> Runtime:
     """The plan on a GPU. Its calls may come from several threads, and are run one after the other.
 
-    Raises BertcError B0513 without that GPU, B0511 for one that the bundle was not built for.
+    Raises BertcError B0513 without that GPU or room on it, B0511 for one that the bundle was not built for.
     """
     del names  # a plan has Hugging Face's
     gpu = Device(device)
     try:
         session = Session(folder, gpu)
+        session.require_clusters()
     except BertcError:
         gpu.close()
         raise

@@ -113,6 +113,15 @@ class Session:
         with self._turn, self.device.current():
             return self._answers(self._packed_call(inputs))
 
+    def require_clusters(self) -> None:
+        """Raises BertcError B0513 where the plan has clusters of EIGHT blocks and no room for one, as in a part of a
+        GPU (MIG)."""
+        with self._turn, self.device.current():
+            if self._clusters.get(EIGHTS, 1) < 1:
+                found = f"but {self.device.name}, or the part of it that is given, has room for none"
+                message = f"the bundle has kernels by clusters of {EIGHT} blocks, {found}"
+                raise error("B0513", message, None, "build here, where its kernels are timed and others taken")
+
     def take(self, plan: Plan) -> None:
         """Other choices of the same lists and ways from now on; what was captured is void."""
         with self._turn, self.device.current():

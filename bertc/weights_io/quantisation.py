@@ -8,7 +8,6 @@ Source: https://github.com/NVIDIA/TensorRT, tools/pytorch-quantization, `TensorQ
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from bertc.weights_io.tensor import Tensor
@@ -18,7 +17,7 @@ LAST_WORDS = ("amax", "scale", "mask")
 
 
 def is_for_quantisation(name: str) -> bool:
-    return re.split("[._]", name)[-1] in LAST_WORDS
+    return name[max(name.rfind("."), name.rfind("_")) + 1 :] in LAST_WORDS
 
 
 def apart(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -227,9 +227,9 @@ class Engine:
         for name, array in given.items():
             self._check_values(name, array)
         self._check_length(ids.shape[1])
-        mask = given["attention_mask"].astype(np.int8)
-        if self.bundle.manifest.padding == "right_padding" and (holes := (np.diff(mask, axis=1) > 0).any(axis=1)).any():
-            row = int(holes.argmax())
+        mask = given["attention_mask"]
+        if self.bundle.manifest.padding == "right_padding" and (rises := mask[:, 1:] > mask[:, :-1]).any():
+            row = int(rises.any(axis=1).argmax())
             help = "pad on the right, or build with `network: {mask: any_padding}`"
             raise error("B0704", f"row {row} of `attention_mask` has a one behind a zero", None, help)
 

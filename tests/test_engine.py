@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "outside the vocabulary": ({"ids": [[1], [53]]}, "B0703", "values from 0 to 52, but 53 was given"),
     "types of another shape": ({"ids": [[1, 2]], "types": [[0]]}, "B0702", "the types of sequence 0 are 2 whole"),
     "fewer types": ({"ids": [[1], [2]], "types": [[0]]}, "B0702", "types for 2 sequences, but found them for 1"),
-    "types outside": ({"ids": [[1]], "types": [[2]]}, "B0703", "`token_type_ids` has values from 0 to 1"),
+    "types outside": ({"ids": [[1]], "types": [[2]]}, "B0703", "`token_type_ids` has values from 0 to"),
 }
 
 
@@ -110,9 +111,57 @@ def test_wrong_sequences_are_refused(bundle: Path, given: Mapping[str, Any], cod
     assert says in str(caught.value)
 
 
-def test_a_ragged_batch_is_refused(bundle: Path) -> None:
-    with bertc.open(bundle) as engine, pytest.raises(BertcError, match="run_sequences"):
-        engine.run({"input_ids": [[1, 2], [3]]})
+IDS = [[1, 2, 3], [4, 5, 6]]
+
+WRONG_BATCHES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "ragged": ({"input_ids": [[1, 2], [3]]}, "B0702", "`run_sequences` takes sequences of different lengths"),
+    "no ids": ({"attention_mask": IDS}, "B0702", "`input_ids` is missing"),
+    "misspelt": ({"input_id": IDS}, "B0702", "`input_id` is no input"),
+    "one axis": (
+        {"input_ids": [1, 2]},
+        "B0702",
+        "is an array [batch, seq] of whole numbers, but int64 [2]",
+    ),
+    "no tokens": ({"input_ids": [[], []]}, "B0702", "but float64 [2, 0] was given"),
+    "fractions": ({"input_ids": [[0.5]]}, "B0702", "but float64 [1, 1] was given"),
+    "mask of another shape": ({"input_ids": IDS, "attention_mask": [[1, 1, 1]]}, "B0702", "of input_ids, [2, 3]"),
+    "too long": ({"input_ids": [[1] * 17]}, "B0702", "at most 16 tokens, but 17 were given"),
+    "outside the vocabulary": ({"input_ids": [[1, 53]]}, "B0703", "`input_ids` has values from 0 to 52, but 53"),
+    "below the vocabulary": ({"input_ids": [[1, -1]]}, "B0703", "`input_ids` has values from 0 to 52, but -1"),
+    "types outside": (
+        {"input_ids": [[1]], "token_type_ids": [[2]]},
+        "B0703",
+        "`token_type_ids` has values from 0 to 1",
+    ),
+    "mask of twos": ({"input_ids": [[1]], "attention_mask": [[2]]}, "B0703", "`attention_mask` has values from 0 to 1"),
+    "hole": (
+        {"input_ids": IDS, "attention_mask": [[1, 1, 0], [1, 0, 1]]},
+        *("B0704", "row 1 of `attention_mask` has a one behind a zero"),
+    ),
+    "padding on the left": (
+        {"input_ids": IDS, "attention_mask": np.array([[0, 1, 1], [1, 1, 1]], np.uint8)},
+        *("B0704", "row 0 of `attention_mask` has a one behind a zero"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "code", "says"), WRONG_BATCHES.values(), ids=WRONG_BATCHES)
+def test_wrong_batches_are_refused(
+    bundle: Path, given: Mapping[str, Any], code: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything runs."""
+    with bertc.open(bundle) as engine:
+        monkeypatch.setattr(engine, "_runtime", replace(engine.runtime, run=pytest.fail))
+        with pytest.raises(BertcError) as caught:
+            engine.run(given)
+    assert caught.value.diagnostics[0].code == code
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("mask", [[[1, 1, 0], [1, 0, 0]], [[1, 1, 1], [0, 0, 0]], [[True, True, False], [True] * 3]])
+def test_padding_on_the_right_is_taken(bundle: Path, mask: list[list[int]]) -> None:
+    with bertc.open(bundle) as engine:
+        assert engine.checked({"input_ids": IDS, "attention_mask": mask})["attention_mask"].tolist() == mask
 
 
 def test_a_closed_engine_says_so(bundle: Path) -> None:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,13 @@ def test_rows_of_a_slice(rows: int, parts: int, monkeypatch: pytest.MonkeyPatch)
     copied_there: list[threading.Thread] = []
     given = np.arange(rows * 6).reshape(rows, 6).astype(np.float16)[:, 2:5]
 
-    def fill(target: Any, source: Any) -> None:
+    def copyto(target: Any, source: Any) -> None:
         copied_there.append(threading.current_thread())
         target[:] = source
 
     monkeypatch.setattr(copies, "WORTH_A_THREAD", 4 * 3 * 4)
     monkeypatch.setattr(copies, "THREADS", 3)
-    monkeypatch.setattr(copies, "fill", fill)
+    monkeypatch.setattr(copies.np, "copyto", copyto)
     found = copies.copied(given)
     assert (found.dtype, found.flags.c_contiguous, found.flags.owndata) == (np.float32, True, True)
     np.testing.assert_array_equal(found, given)
@@ -40,12 +39,7 @@ def test_the_longest_axis_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     cut: list[tuple[int, ...]] = []
     given = np.arange(3 * 40 * 5).reshape(3, 40, 5)
     monkeypatch.setattr(copies, "WORTH_A_THREAD", 4 * 3 * 10 * 5)
-
-    def fill(target: Any, source: Any) -> None:
-        cut.append(source.shape)
-        target[:] = 7
-
-    monkeypatch.setattr(copies, "fill", fill)
+    monkeypatch.setattr(copies.np, "copyto", lambda target, source: cut.append(source.shape) or target.fill(7))
     assert (copies.copied(given) == 7).all()
     assert cut == [(3, 10, 5)] * 4
 
@@ -73,14 +67,14 @@ def test_nothing_is_read_behind_a_signal(monkeypatch: pytest.MonkeyPatch) -> Non
             late.append(partial(copy, *second))
             raise KeyboardInterrupt
 
-    def fill(target: Any, source: Any) -> None:
+    def copyto(target: Any, source: Any) -> None:
         running.set()
         time.sleep(0.2)
         ended.append(len(source))
 
     monkeypatch.setattr(copies, "WORTH_A_THREAD", 8)
     monkeypatch.setattr(copies, "ThreadPoolExecutor", Left)
-    monkeypatch.setattr(copies, "fill", fill)
+    monkeypatch.setattr(copies.np, "copyto", copyto)
     with pytest.raises(KeyboardInterrupt):
         copies.copied(np.zeros((4, 2)))
     assert ended == [1]
@@ -94,14 +88,3 @@ def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "WORTH_A_THREAD", 8)
     monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
     np.testing.assert_array_equal(copies.copied(given), given)
-
-
-@pytest.mark.parametrize("shape", [(65536,), (1, 65536), (32, 2048), (3, 0), (0, 3)])
-@pytest.mark.parametrize("block", [1000, copies.BLOCK])
-def test_every_half(shape: tuple[int, ...], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the bit as NumPy widens it: subnormal, infinite, no number; in blocks that are not whole, of strided rows."""
-    monkeypatch.setattr(copies, "BLOCK", block)
-    halves = np.arange(prod(shape), dtype=np.uint16).view(np.float16).reshape(shape)
-    expected = halves.astype(np.float32).view(np.uint32)
-    np.testing.assert_array_equal(copies.copied(halves).view(np.uint32), expected)
-    np.testing.assert_array_equal(copies.copied(np.repeat(halves, 2, -1)[..., ::2]).view(np.uint32), expected)

@@ -160,6 +160,8 @@ class Timed(Session):
 
     def start(self, operation: Operation, sizes: Mapping[str, int], addresses: Mapping[str, int]) -> None:
         if isinstance(operation, Launch):
+            if operation.kernel == "fails":
+                raise RuntimeError
             self.started.append((self._is_timing, operation.kernel))
             return
         algorithm = self.algorithms[algorithm_key(self.problem(operation, sizes))]
@@ -369,6 +371,14 @@ def test_ways_of_least_effort_stay_at_the_power_limit(rows: int, slower: float, 
     ((found, _),) = tuned(session, [shape(1, rows)]).lists
     assert (found.choices, found.is_frugal) == (((rows, taken),), False)
     assert (("fast", "other") in [started for _, started in session.runs]) == (taken == 0)
+
+
+def test_ways_of_least_effort_that_do_not_run() -> None:
+    """As on a part of a GPU that has no room for their clusters: another is taken."""
+    frugal = replace(step("a", "slow", "fails", "fast"), choices=((COUNTED[-1], 0), (0, 1)), is_frugal=True)
+    session = Timed(plan_of([frugal]), of_each({"slow": 2, "fast": 1}))
+    ((found,),) = tuned(session, [shape(1, COUNTED[-1] + 1)]).lists
+    assert found.choices == ((COUNTED[-1] + 1, 2),)
 
 
 def test_a_plan_from_before_least_effort_is_read() -> None:

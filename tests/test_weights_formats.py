@@ -20,6 +20,7 @@ from bertc.engine import open as open_bundle
 from bertc.errors import BertcError
 from bertc.spec import load_spec
 from bertc.weights_io import canonical_names, open_checkpoint, weights_hash
+from bertc.weights_io.quantisation import is_for_quantisation
 
 TINY = Path(__file__).parent / "fixtures" / "tiny_bert"
 
@@ -85,6 +86,17 @@ def test_what_is_there_for_quantisation_is_no_parameter(tmp_path: Path) -> None:
     assert found.quantisation[name].read() == 2.5
     (entry,) = (entry for entry in list_weights(tmp_path / "model.bin").entries if entry.name == name)
     assert (entry.canonical, entry.purpose) == ((), "for quantisation")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_so"),
+    [
+        *(("layer.0.query._input_quantizer._amax", True), ("layer.0.weight_mask", True), ("layer.0.scale", True)),
+        *(("mask", True), ("layer.0.mask.weight", False), ("layer.0.amask", False), ("layer_mask.0", False)),
+    ],
+)
+def test_the_last_word_says_what_is_for_quantisation(name: str, is_so: bool) -> None:
+    assert is_for_quantisation(name) == is_so
 
 
 WRITTEN = (
